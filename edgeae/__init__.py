@@ -1,0 +1,61 @@
+"""edgeae: train an autoencoder in PyTorch, export it as ONNX graphs, run it anywhere ONNX Runtime runs.
+
+`import edgeae` is light: PyTorch and ONNX Runtime are imported when a function needs them.
+
+Example:
+    >>> import edgeae
+    >>> run = edgeae.train("mnist-5k", "run", latent_dim=64)  # doctest: +SKIP
+    >>> bundle = edgeae.export_bundle("run", "bundle")  # doctest: +SKIP
+    >>> model = edgeae.load("bundle")  # doctest: +SKIP
+    >>> scores = model.score(rows)  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from edgeae.errors import (
+    BundleError,
+    DeviceError,
+    EdgeaeError,
+    ExportError,
+    InputError,
+    IntegrityError,
+    MissingPackageError,
+    TrainingError,
+)
+
+if TYPE_CHECKING:
+    from edgeae.export import export_bundle
+    from edgeae.runtime import load
+    from edgeae.training import train
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BundleError",
+    "DeviceError",
+    "EdgeaeError",
+    "ExportError",
+    "InputError",
+    "IntegrityError",
+    "MissingPackageError",
+    "TrainingError",
+    "__version__",
+    "export_bundle",
+    "load",
+    "train",
+]
+
+_LAZY = {"load": "edgeae.runtime", "train": "edgeae.training", "export_bundle": "edgeae.export"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'edgeae' has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

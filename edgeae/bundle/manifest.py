@@ -1,0 +1,268 @@
+"""The manifest: what a bundle promises, as frozen dataclasses.
+
+`export/FORMAT.md` says in prose what these classes say in types, and `export/manifest.schema.json` is generated from
+them. Nothing here knows PyTorch, ONNX or ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from edgeae.bundle.strict import from_plain, json_schema, parse_json, to_json
+from edgeae.errors import BundleError, InputError
+
+__all__ = [
+    "FORMAT_VERSION",
+    "LAYOUTS",
+    "PRECISIONS",
+    "SCORES",
+    "Dtype",
+    "File",
+    "Input",
+    "Layout",
+    "Manifest",
+    "Normalisation",
+    "NormalisationKind",
+    "PrecisionEntry",
+    "PrecisionName",
+    "Provenance",
+    "Quality",
+    "Score",
+    "ScoreKind",
+    "Threshold",
+    "Tolerance",
+]
+
+FORMAT_VERSION = 1
+
+PrecisionName = Literal["fp32", "fp16", "int8"]
+ScoreKind = Literal["mse", "mae", "bce", "zscore", "elbo"]
+Layout = Literal["vector", "HW", "CHW", "HWC", "TC"]
+Dtype = Literal["float32", "uint8"]
+NormalisationKind = Literal["none", "minmax", "standard", "robust"]
+
+PRECISIONS: tuple[PrecisionName, ...] = get_args(PrecisionName)
+SCORES: tuple[ScoreKind, ...] = get_args(ScoreKind)
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+
+
+def _doc(text: str) -> dict[str, str]:
+    return {"doc": text}
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of the bundle and the bytes it must have."""
+
+    path: str = field(metadata=_doc("relative to the bundle, forward slashes, no '..'"))
+    size: int = field(metadata=_doc("bytes"))
+    sha256: str = field(metadata=_doc("lower-case hexadecimal; integrity, not authenticity"))
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a result may be from the golden one: |actual - expected| <= atol + rtol * |expected|."""
+
+    rtol: float
+    atol: float
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Where a score turns into an anomaly: a row is one when `not (score <= value)`, so NaN is one."""
+
+    value: float = field(metadata=_doc("a float32 value, compared with a float32 score"))
+    method: Literal["quantile", "fixed"] = field(metadata=_doc("how it was chosen"))
+    fpr: float | None = field(default=None, metadata=_doc("the share of normal rows it lets through as false alarms"))
+    rows: int = field(default=0, metadata=_doc("how many normal rows it was taken from"))
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What export measured for one precision."""
+
+    parity: dict[str, float] = field(
+        metadata=_doc("per tensor (z, x_hat, score) the largest |ONNX Runtime - PyTorch| over the spread of the values")
+    )
+    parity_rows: int = field(metadata=_doc("rows compared"))
+    near_ties: int = field(
+        default=0, metadata=_doc("rows set aside because a k-sparse unit was within rounding of its neighbour")
+    )
+    reconstruction_mse: float | None = field(
+        default=None, metadata=_doc("on validation rows, in normalised space, mean over all values")
+    )
+    mean_mse: float | None = field(
+        default=None, metadata=_doc("the same error if every row were reconstructed as the training mean")
+    )
+    auroc: float | None = field(default=None, metadata=_doc("where the run had labelled anomalies"))
+    rank_correlation: float | None = field(default=None, metadata=_doc("Spearman, scores against fp32's"))
+    label_flips: float | None = field(default=None, metadata=_doc("share of validation rows judged unlike fp32"))
+
+
+@dataclass(frozen=True)
+class PrecisionEntry:
+    """The graphs at one precision, with their own threshold and golden rows."""
+
+    encoder: File
+    decoder: File
+    scorer: File
+    golden: File
+    threshold: Threshold
+    tolerance: dict[str, Tolerance] = field(metadata=_doc("for z, x_hat and score of the golden rows"))
+    quality: Quality
+
+
+@dataclass(frozen=True)
+class Input:
+    """One row of the user's data, in the user's units."""
+
+    shape: tuple[int, ...] = field(metadata=_doc("without the batch dimension"))
+    dtype: Dtype = field(metadata=_doc("what x must be; x_hat is float32 in the same units"))
+    layout: Layout
+    feature_names: tuple[str, ...] | None = field(default=None, metadata=_doc("for a vector, one name per value"))
+    minimum: float | None = field(default=None, metadata=_doc("smallest value among the training rows"))
+    maximum: float | None = field(default=None, metadata=_doc("largest value among the training rows"))
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Normalised = (x - shift) / scale; the graphs do it, nobody else has to.
+
+    `shift` and `scale` have one value for the whole row, or one per feature (vector) or channel (CHW, HWC, TC).
+    """
+
+    kind: NormalisationKind
+    shift: tuple[float, ...]
+    scale: tuple[float, ...]
+
+    def arrays(self, shape: tuple[int, ...], layout: Layout) -> tuple[np.ndarray, np.ndarray]:
+        """Return (shift, scale) as float32 arrays that broadcast against [batch, *shape].
+
+        Raises:
+            InputError: if there are neither one value nor as many as features or channels.
+        """
+        axis = 0 if layout == "CHW" else len(shape) - 1
+        wanted = shape[axis] if layout != "HW" else 1
+        if len(self.shift) != len(self.scale) or len(self.shift) not in (1, wanted):
+            raise InputError(
+                f"normalisation: {len(self.shift)} shifts and {len(self.scale)} scales for rows of shape {shape} "
+                f"({layout}); expected 1 or {wanted} of each"
+            )
+        broadcast = [1] * len(shape)
+        broadcast[axis] = len(self.shift)
+        return (
+            np.asarray(self.shift, np.float32).reshape(broadcast),
+            np.asarray(self.scale, np.float32).reshape(broadcast),
+        )
+
+
+@dataclass(frozen=True)
+class Score:
+    """Which error the scorer computes; higher is more anomalous."""
+
+    kind: ScoreKind
+    decoder_variance: float | None = field(default=None, metadata=_doc("for elbo with a Gaussian decoder"))
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where the weights come from."""
+
+    data: str = field(metadata=_doc("the file name or data set name, without its folder"))
+    data_digest: str | None = field(default=None, metadata=_doc("SHA-256 over the training rows"))
+    rows: int = field(default=0, metadata=_doc("training rows"))
+    epochs: int = 0
+    loss: str = ""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything a program needs to know about a bundle before it opens a graph."""
+
+    format: Literal["edgeae-bundle"]
+    format_version: int
+    name: str
+    created: str = field(metadata=_doc("UTC, ISO 8601"))
+    producer: dict[str, str] = field(metadata=_doc("package versions that made the bundle"))
+    variant: str = field(metadata=_doc("dense, denoising, sparse, variational, convolutional, ... or 'module'"))
+    description: str = field(metadata=_doc("the network in one line"))
+    parameters: int = field(metadata=_doc("number of weights"))
+    latent_dim: int
+    input: Input
+    normalisation: Normalisation
+    score: Score
+    batch: int | None = field(metadata=_doc("the fixed batch size, or null when it is symbolic"))
+    opset: int
+    ir_version: int
+    precisions: dict[str, PrecisionEntry] = field(metadata=_doc("by name: fp32, fp16, int8"))
+    generative: bool = field(default=False, metadata=_doc("decoding standard normal latents gives plausible rows"))
+    statistics: File | None = field(
+        default=None, metadata=_doc("optional .npz: 'spread', the residual's spread per value in normalised space")
+    )
+    training: Provenance | None = None
+
+    def to_json(self) -> bytes:
+        """Serialise as the bytes of manifest.json."""
+        return to_json(self)
+
+    @staticmethod
+    def from_json(data: bytes, *, where: str = "manifest.json") -> Manifest:
+        """Parse and check the bytes of a manifest.json.
+
+        Raises:
+            BundleError: naming `where`, the key, what is wrong and what to do.
+        """
+        plain = parse_json(data, where=where)
+        if not isinstance(plain, dict) or plain.get("format") != "edgeae-bundle":
+            raise BundleError(f"{where}: not an edgeae manifest (its 'format' is not 'edgeae-bundle')")
+        version = plain.get("format_version")
+        if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+            raise BundleError(f"{where}: format_version must be a whole number from 1, got {version!r}")
+        if version > FORMAT_VERSION:
+            raise BundleError(
+                f"{where}: format version {version} is newer than this edgeae reads ({FORMAT_VERSION}); "
+                "upgrade with: pip install -U edgeae"
+            )
+        manifest = from_plain(Manifest, plain, where=where)
+        _check(manifest, where)
+        return manifest
+
+    @staticmethod
+    def schema() -> dict[str, Any]:
+        """Return the JSON Schema of manifest.json, generated from these classes."""
+        return json_schema(Manifest, title="edgeae bundle manifest, format version 1")
+
+
+def _check(manifest: Manifest, where: str) -> None:
+    def require(condition: bool, message: str) -> None:
+        if not condition:
+            raise BundleError(f"{where}: {message}")
+
+    row = manifest.input
+    require(0 < len(row.shape) <= 3 and all(0 < side <= 2**24 for side in row.shape), f"input.shape {row.shape}")
+    ranks = {"vector": 1, "HW": 2, "TC": 2, "CHW": 3, "HWC": 3}
+    require(len(row.shape) == ranks[row.layout], f"input.shape {row.shape} does not fit the layout {row.layout}")
+    require(math.prod(row.shape) <= 2**28, f"input.shape {row.shape} is too large")
+    if row.feature_names is not None:
+        require(
+            row.layout == "vector" and len(row.feature_names) == row.shape[0],
+            f"input.feature_names: {len(row.feature_names)} names for rows of shape {row.shape}",
+        )
+    require(0 < manifest.latent_dim <= 2**24, f"latent_dim {manifest.latent_dim}")
+    require(manifest.batch is None or 0 < manifest.batch <= 2**20, f"batch {manifest.batch}")
+    require("fp32" in manifest.precisions, "precisions: fp32 is missing")
+    require(all(scale > 0 for scale in manifest.normalisation.scale), "normalisation.scale must be positive")
+    try:
+        manifest.normalisation.arrays(row.shape, row.layout)
+    except InputError as problem:
+        raise BundleError(f"{where}: {problem}") from None
+    for name, entry in manifest.precisions.items():
+        require(name in PRECISIONS, f"precisions: unknown precision {name!r}; known are {', '.join(PRECISIONS)}")
+        require(set(entry.tolerance) == {"z", "x_hat", "score"}, f"precisions.{name}.tolerance: need z, x_hat, score")
+        value = entry.threshold.value
+        require(value == float(np.float32(value)), f"precisions.{name}.threshold.value is not a float32 value")
