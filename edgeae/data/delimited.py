@@ -1,0 +1,258 @@
+"""CSV and its relatives (semicolon, tab), read with the standard library and NumPy alone.
+
+Blocks of plain numbers go through NumPy's C parser; a block with quotes, gaps or anything odd goes through the csv
+module, which is exact about where things stand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import gzip
+import io
+import re
+import sys
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+
+from edgeae.data.arrays import has_missing
+from edgeae.data.dataset import Array, Dataset
+from edgeae.data.tables import Request, Selection, join_blocks, refuse_text, select
+from edgeae.errors import InputError
+
+__all__ = ["read_csv"]
+
+DELIMITERS = ("\t", ";", ",")
+MISSING_WORDS = frozenset(
+    ("", "na", "n/a", "#n/a", "#na", "<na>", "nan", "-nan", "null", "none", "?")  # lower case
+)
+SAMPLE_LINES = 64
+BLOCK_VALUES = 2**18
+
+
+@dataclass(frozen=True)
+class _Format:
+    where: str
+    delimiter: str
+    names: tuple[str, ...]
+    chosen: Selection
+    request: Request
+
+    @property
+    def label(self) -> str | None:
+        return None if self.chosen.label is None else self.names[self.chosen.label]
+
+
+def read_csv(path: Path | None, request: Request) -> Dataset:
+    """Read a table of numbers separated by commas, semicolons or tabs, plain or gzipped.
+
+    The delimiter is found from the first lines. The first line is a header if it has cells that are not numbers, unless
+    it has numbers as well and looks like the second line, or if it is 0, 1, 2, ... as pandas writes it for nameless
+    columns. Without a header the columns are called "0", "1", ...
+    Empty lines are skipped. An empty cell, NA, N/A, NaN, NULL, None and ? are missing values.
+
+    Args:
+        path: The file, or None for standard input.
+        request: Columns, label column, what to do with missing values.
+
+    Raises:
+        InputError: naming line and column of the first thing that is not as it should be.
+    """
+    where = "standard input" if path is None else str(path)
+    try:
+        with _opened(path) as file:
+            return _read(file, where, request)
+    except UnicodeDecodeError:
+        raise InputError(f"{where}: not UTF-8 text; if it is a table, save it as 'CSV UTF-8'") from None
+    except csv.Error as problem:
+        raise InputError(f"{where}: not a readable CSV file: {problem}") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as problem:
+        raise InputError(f"{where}: damaged or cut short ({problem}); copy it again") from None
+
+
+@contextlib.contextmanager
+def _opened(path: Path | None) -> Iterator[TextIO]:
+    if path is not None and path.suffix.lower() == ".gz":
+        with gzip.open(path, "rt", encoding="utf-8-sig", newline="") as unzipped:
+            yield unzipped
+    elif path is not None:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            yield file
+    else:
+        standard_input = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", newline="")
+        try:
+            yield standard_input
+        finally:
+            standard_input.detach()  # it is not ours to close
+
+
+def _read(file: TextIO, where: str, request: Request) -> Dataset:
+    sample = _block(file, SAMPLE_LINES)
+    if any("\0" in line for line in sample):
+        raise InputError(f"{where}: holds zero bytes, so it is not a text file; is it another format under this name?")
+    delimiter = _find_delimiter(sample)
+    records = list(islice(_records(sample, delimiter), 2))
+    if not records:
+        raise InputError(f"{where}: holds no rows")
+    begin, end, cells = records[0]
+    names = [" ".join(cell.splitlines()).strip() for cell in cells]
+    positions = list(map(str, range(len(names))))
+    numbered = len(names) > 2 and names in (positions, ["", *positions[:-1]])
+    header = _is_header(names, records[-1][2]) or (numbered and not names[0])
+    if header:
+        names[0] = names[0].removeprefix("#").strip()  # as numpy.savetxt writes it
+    chosen = select(names if header else positions, header, request, where)
+    form = _Format(where, delimiter, tuple(names if header else positions), chosen, request)
+    blocks = _blocks(file, sample, end if header or numbered else begin, max(1, BLOCK_VALUES // len(names)))
+    return join_blocks((_parse(lines, start, form) for start, lines in blocks), chosen, request.missing, where)
+
+
+def _is_header(first: list[str], second: list[str]) -> bool:
+    """Tell whether the first of two records holds names rather than a row."""
+    text = [_number(cell) is None for cell in first]
+    number = [_number(cell) is not None and bool(cell) for cell in first]
+    if any(text) and any(number):  # a row with a timestamp, or names like 2019: does it look like the next row?
+        return len(second) != len(first) or text != [_number(cell) is None for cell in second]
+    return any(text)
+
+
+def _records(lines: list[str], delimiter: str) -> Iterator[tuple[int, int, list[str]]]:
+    """Yield (lines before, lines up to its end, cells) for every record that is not an empty line."""
+    reader = csv.reader(lines, delimiter=delimiter)
+    before = 0
+    for cells in reader:
+        if cells and not (len(cells) == 1 and cells[0].isspace()):
+            yield before, reader.line_num, cells
+        before = reader.line_num
+
+
+def _block(file: TextIO, count: int) -> list[str]:
+    """Read `count` lines, and more where a quoted cell would be cut."""
+    lines = list(islice(file, count))
+    quotes = sum(line.count('"') for line in lines)
+    while quotes % 2 and (more := file.readline()):
+        lines.append(more)
+        quotes += more.count('"')
+    return lines
+
+
+def _blocks(file: TextIO, sample: list[str], begin: int, count: int) -> Iterator[tuple[int, list[str]]]:
+    """Yield (number of the first line, counted from 1, lines)."""
+    yield begin + 1, sample[begin:]
+    start = len(sample) + 1
+    while lines := _block(file, count):
+        yield start, lines
+        start += len(lines)
+
+
+def _find_delimiter(sample: list[str]) -> str:
+    counts = {}
+    for delimiter in DELIMITERS:
+        widths = [len(cells) for cells in csv.reader(sample, delimiter=delimiter) if cells]
+        if widths and widths[0] > 1 and len(set(widths)) == 1:
+            return delimiter
+        counts[delimiter] = widths[0] if widths else 0
+    return max(reversed(DELIMITERS), key=lambda delimiter: counts[delimiter])
+
+
+def _number(cell: str) -> float | None:
+    """Return the number in a cell, NaN where it is missing, None where it is something else."""
+    cell = cell.strip()
+    if cell.lower() in MISSING_WORDS:
+        return float("nan")
+    try:
+        return None if "_" in cell else float(cell)
+    except ValueError:
+        return None
+
+
+def _numbers(cells: list[str]) -> list[float | None]:
+    try:
+        return [None if "_" in cell else float(cell) for cell in cells]
+    except ValueError:
+        return [_number(cell) for cell in cells]
+
+
+def _parse(lines: list[str], start: int, form: _Format) -> tuple[Array, Array | None]:
+    values = _parse_plain(lines, form)
+    if values is None:
+        return _parse_any(lines, start, form)
+    width = len(form.chosen.positions)
+    return values[:, :width].astype(np.float32), None if form.chosen.label is None else values[:, -1]
+
+
+def _parse_plain(lines: list[str], form: _Format) -> Array | None:
+    """Return float64 [rows, used columns], or None where the block needs a closer look."""
+    lines = [line for line in lines if not line.isspace()]
+    if not lines:
+        return np.empty((0, len(form.chosen.used)))
+    delimiters = len(form.names) - 1
+    if any(line.count(form.delimiter) != delimiters or '"' in line for line in lines):
+        return None
+    try:
+        values = np.loadtxt(
+            lines, np.float64, comments=None, delimiter=form.delimiter, usecols=form.chosen.used, ndmin=2
+        )
+    except ValueError:
+        return None
+    return values if bool((np.abs(values) <= np.finfo(np.float32).max).all()) else None
+
+
+def _parse_any(lines: list[str], start: int, form: _Format) -> tuple[Array, Array | None]:
+    used = form.chosen.used
+    rows, places = [], []
+    for before, _, cells in _records(lines, form.delimiter):
+        place = f"line {start + before}"
+        if len(cells) != len(form.names):
+            raise InputError(
+                f"{form.where}: {place} has {len(cells)} cells, the first line has {len(form.names)} "
+                f"(separated by {_called(form.delimiter)}); correct that line"
+            )
+        numbers = _numbers([cells[position] for position in used])
+        if form.chosen.label is not None:
+            numbers[-1] = _label(cells[form.chosen.label], place, form)
+        if None in numbers:
+            raise _not_numbers(cells, numbers, place, form)
+        rows.append(numbers)
+        places.append(place)
+    exact = np.array(rows, np.float64).reshape(len(rows), len(used))
+    features = exact[:, : len(form.chosen.positions)]
+    with np.errstate(over="ignore", under="ignore"):
+        values = features.astype(np.float32)
+
+    def where_is(index: tuple[int, ...]) -> str:
+        return f"{places[index[0]]}, column {form.chosen.names[index[1]]!r}"
+
+    has_missing(values, features, form.where, form.request.missing, where_is)
+    return values, None if form.chosen.label is None else exact[:, -1]
+
+
+def _label(cell: str, place: str, form: _Format) -> float | None:
+    truth = {"true": 1.0, "false": 0.0}.get(cell.strip().lower())
+    number = _number(cell) if truth is None else truth
+    if number is not None and not np.isfinite(number):
+        raise InputError(f"{form.where}: {place} has no label in column {form.label!r}; add it or remove the row")
+    return number
+
+
+def _not_numbers(cells: list[str], numbers: list[float | None], place: str, form: _Format) -> InputError:
+    text = [position for position, number in zip(form.chosen.used, numbers, strict=True) if number is None]
+    example = cells[text[0]].strip()
+    if len(form.names) == 1 and re.search(r"[\s|:]", example):
+        return InputError(
+            f"{form.where}: {place}: {example[:40]!r} is one cell; "
+            "separate columns by commas, semicolons or tabs (numpy.savetxt: delimiter=',')"
+        )
+    if re.fullmatch(r"[+-]?[\d.]*,\d+", example):
+        return InputError(f"{form.where}: {place}: {example!r} has a decimal comma; write numbers with a point")
+    return refuse_text([form.names[position] for position in text], example, place, form.label, form.where)
+
+
+def _called(delimiter: str) -> str:
+    return {",": "commas", ";": "semicolons", "\t": "tabs"}[delimiter]

@@ -1,0 +1,141 @@
+"""Arrays and scores out to files, atomically."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeae.bundle.atomic import check_new, open_atomic
+from edgeae.errors import InputError, MissingPackageError
+
+__all__ = ["ARRAY_FORMATS", "SCORE_FORMATS", "check_output", "create_array", "write_scores"]
+
+ARRAY_FORMATS = (".npy", ".csv")
+SCORE_FORMATS = (".csv", ".npy", ".parquet")
+
+Array = np.ndarray[Any, Any]
+_BLOCK = 65_536
+
+
+def check_output(path: str | os.PathLike[str], formats: tuple[str, ...], *, force: bool) -> Path:
+    """Return `path`, refusing early what cannot be written.
+
+    Raises:
+        InputError: for another ending than `formats`, an existing file without `force`, or a folder that is missing
+            or read-only.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in formats:
+        raise InputError(f"{path}: the output's name must end in one of {', '.join(formats)}")
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; give a file name")
+    check_new(path, force=force, what="the output file")
+    return path
+
+
+@contextlib.contextmanager
+def create_array(path: str | os.PathLike[str], shape: tuple[int, ...]) -> Iterator[Array]:
+    """Yield a float32 array of `shape` to fill; it is the content of `path` when the block ends without an error.
+
+    A .npy file is filled through a memory map, so that it may be larger than memory; a .csv file needs rows that are
+    vectors.
+
+    Raises:
+        InputError: if the file cannot be written, or the rows do not fit the format.
+
+    Example:
+        >>> import tempfile
+        >>> target = Path(tempfile.mkdtemp()) / "z.npy"
+        >>> with create_array(target, (2, 3)) as z:
+        ...     z[:] = 1
+        >>> np.load(target).sum()
+        np.float32(6.0)
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".csv":
+        if len(shape) != 2:
+            raise InputError(f"{path}: rows of shape {shape[1:]} do not fit a .csv file; write a .npy file")
+        array = np.empty(shape, np.float32)
+        yield array
+        with open_atomic(path) as file:
+            for start in range(0, len(array), _BLOCK):
+                np.savetxt(file, array[start : start + _BLOCK], delimiter=",", fmt="%.9g")
+        return
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        if 0 in shape:  # an empty file cannot be mapped
+            array = np.empty(shape, np.float32)
+        else:
+            array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+            if hasattr(os, "posix_fallocate"):  # a full disk is an error here, not a bus error while filling the map
+                with temporary.open("rb+") as mapped:
+                    os.posix_fallocate(mapped.fileno(), 0, temporary.stat().st_size)
+    except OSError as problem:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f"{path}: cannot be written: {problem.strerror or problem}") from problem
+    try:
+        yield array
+        if isinstance(array, np.memmap):
+            array.flush()
+            with temporary.open("rb") as mapped:
+                os.fsync(mapped.fileno())
+            temporary.replace(path)
+        else:
+            with open_atomic(path) as file:
+                np.lib.format.write_array(file, array)
+    except OSError as problem:
+        raise InputError(f"{path}: cannot be written: {problem.strerror or problem}") from problem
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_scores(path: str | os.PathLike[str], scores: Array, anomalies: Array) -> None:
+    """Write scores as .csv or .parquet (columns row, score, anomaly) or as a float32 .npy.
+
+    Args:
+        path: Where to.
+        scores: float32 [n], higher is more anomalous.
+        anomalies: bool [n].
+
+    Raises:
+        InputError: if the file cannot be written.
+        MissingPackageError: for .parquet without pyarrow.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".npy":
+        with open_atomic(path) as file:
+            np.lib.format.write_array(file, np.ascontiguousarray(scores), allow_pickle=False)
+        return
+    if path.suffix.lower() == ".csv":
+        with open_atomic(path) as file:
+            for text in score_lines(scores, anomalies):
+                file.write(text.encode())
+        return
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise MissingPackageError(f"{path}: Parquet needs pyarrow; install it with: pip install pyarrow") from None
+    table = pyarrow.table({"row": np.arange(len(scores)), "score": scores, "anomaly": anomalies})
+    with open_atomic(path) as file:
+        pyarrow.parquet.write_table(table, file)
+
+
+def score_lines(scores: Array, anomalies: Array) -> Iterator[str]:
+    """Yield the text of a scores .csv in large pieces: a header, then row, score, anomaly (0 or 1)."""
+    yield "row,score,anomaly\n"
+    for start in range(0, len(scores), _BLOCK):
+        buffer = io.StringIO()
+        block = zip(scores[start : start + _BLOCK], anomalies[start : start + _BLOCK], strict=True)
+        csv.writer(buffer, lineterminator="\n").writerows(
+            (start + index, f"{score:.9g}", int(anomaly)) for index, (score, anomaly) in enumerate(block)
+        )
+        yield buffer.getvalue()
