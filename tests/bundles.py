@@ -87,37 +87,43 @@ class Network:
         shape = (n, *self.recipe.shape)
         if self.recipe.dtype == "uint8":
             return rng.integers(0, 256, shape, dtype=np.uint8)
-        return rng.normal(self.recipe.shift + 0.5 * self.recipe.scale, 0.3 * self.recipe.scale, shape).astype(np.float32)
-
-    def _u(self, x: Array) -> Array:
-        return (x.reshape(len(x), -1).astype(np.float64) - self.recipe.shift) / self.recipe.scale
-
-    def _v(self, z: Array) -> Array:
-        return 1 / (1 + np.exp(-(z.astype(np.float64) @ self.w2 + self.b2)))
+        return rng.normal(self.recipe.shift + 0.5 * self.recipe.scale, 0.3 * self.recipe.scale, shape).astype(
+            np.float32
+        )
 
     def encode(self, x: Array) -> Array:
-        return np.maximum(self._u(x) @ self.w1 + self.b1, 0)
+        return np.asarray(np.maximum(self._normalised(x) @ self.w1 + self.b1, 0))
 
     def decode(self, z: Array) -> Array:
-        return (self._v(z) * self.recipe.scale + self.recipe.shift).reshape(-1, *self.recipe.shape)
+        return np.asarray(self._decoded(z) * self.recipe.scale + self.recipe.shift).reshape(-1, *self.recipe.shape)
 
     def reconstruct(self, x: Array) -> Array:
         return self.decode(self.encode(x))
 
+    def contributions(self, x: Array) -> Array:
+        """What each value adds to the score: [n, *shape]; the mean over a row is the score, but for elbo."""
+        u, v = self._normalised(x), self._decoded(self.encode(x))
+        inside = np.clip(u, 0, 1)
+        each = {
+            "mse": (u - v) ** 2,
+            "mae": np.abs(u - v),
+            "zscore": ((u - v) / self.spread) ** 2,
+            "bce": -(inside * np.log(v) + (1 - inside) * np.log(1 - v)) + (u - inside) ** 2,
+            "elbo": (u - v) ** 2 / (2 * DECODER_VARIANCE),
+        }[self.recipe.score]
+        return np.asarray(each).reshape(x.shape)
+
     def score(self, x: Array) -> Array:
-        z = self.encode(x)
-        u, v = self._u(x), self._v(z)
-        if self.recipe.score == "mse":
-            return ((u - v) ** 2).mean(axis=1)
-        if self.recipe.score == "mae":
-            return np.abs(u - v).mean(axis=1)
-        if self.recipe.score == "zscore":
-            return (((u - v) / self.spread) ** 2).mean(axis=1)
-        if self.recipe.score == "bce":
-            inside = np.clip(u, 0, 1)
-            entropy = -(inside * np.log(v) + (1 - inside) * np.log(1 - v))
-            return (entropy + (u - inside) ** 2).mean(axis=1)
-        return ((u - v) ** 2).sum(axis=1) / (2 * DECODER_VARIANCE) + 0.5 * (z**2).sum(axis=1)
+        each = self.contributions(x).reshape(len(x), -1)
+        if self.recipe.score == "elbo":
+            return np.asarray(each.sum(axis=1) + 0.5 * np.square(self.encode(x)).sum(axis=1))
+        return np.asarray(each.mean(axis=1))
+
+    def _normalised(self, x: Array) -> Array:
+        return np.asarray((x.reshape(len(x), -1).astype(np.float64) - self.recipe.shift) / self.recipe.scale)
+
+    def _decoded(self, z: Array) -> Array:
+        return np.asarray(1 / (1 + np.exp(-(z.astype(np.float64) @ self.w2 + self.b2))))
 
 
 def make_bundle(path: Path, recipe: Recipe | None = None, **changes: Any) -> Network:

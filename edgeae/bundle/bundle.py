@@ -85,6 +85,10 @@ class Bundle:
             _check_name(path, file.path)
         return Bundle(path, manifest, hashlib.sha256(data).hexdigest())
 
+    def files(self) -> list[File]:
+        """Return the entries of all files that the manifest lists."""
+        return _files(self.manifest)
+
     def entry(self, precision: str) -> PrecisionEntry:
         """Return what the manifest has for `precision` ("fp32", "fp16", "int8").
 
