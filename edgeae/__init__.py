@@ -54,7 +54,16 @@ _LAZY = {"load": "edgeae.runtime", "train": "edgeae.training", "export_bundle": 
 def __getattr__(name: str) -> object:
     if name not in _LAZY:
         raise AttributeError(f"module 'edgeae' has no attribute {name!r}")
-    return getattr(import_module(_LAZY[name]), name)
+    try:
+        return getattr(import_module(_LAZY[name]), name)
+    except ModuleNotFoundError as problem:
+        missing = (problem.name or "").split(".")[0]
+        if missing in ("", "edgeae"):
+            raise
+        raise MissingPackageError(
+            f"edgeae.{name} needs the package {missing}, which is not installed; "
+            "install what training and export need with: pip install 'edgeae[train]'"
+        ) from problem
 
 
 def __dir__() -> list[str]:

@@ -1,0 +1,155 @@
+"""Commands that make models: train, export, demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgeae.cli.options import NAMES, dataclass_options, force_option
+from edgeae.cli.output import number, print_json, print_table, size, status, table
+from edgeae.training.config import TrainConfig
+
+__all__ = ["demo_command", "export_command", "train_command"]
+
+
+@click.command("train")
+@click.argument("data")
+@click.option("-o", "--output", "out", required=True, type=click.Path(path_type=Path), help="Run directory to write.")
+@click.option("--config", type=click.Path(path_type=Path), help="TOML file with any of the options below.")
+@click.option("--resume", is_flag=True, help="Go on with a run that was interrupted or shall train longer.")
+@force_option
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+@dataclass_options(TrainConfig)
+def train_command(
+    data: str, out: Path, config: Path | None, resume: bool, force: bool, as_json: bool, **options: Any
+) -> None:
+    """Train an autoencoder on DATA and write a run directory.
+
+    Everything has a default that follows the data: images in whole numbers are scaled to 0..1 and get a sigmoid
+    output, other data is standardised and gets a linear one. Ctrl-C keeps the best weights so far.
+
+    \b
+    Example:
+        edgeae train mnist-5k -o run --variant dense --latent-dim 64 --epochs 20
+        edgeae train sensors.csv -o run --label-column fault --variant denoising
+    """
+    import edgeae
+
+    base = TrainConfig.from_toml(config) if config is not None else TrainConfig()
+    given = {name: value for name, value in options.items() if value is not None}
+    run = edgeae.train(data, out, config=base, resume=resume, force=force, progress=True, **given)
+    results = run.results
+    if as_json:
+        print_json(results)
+        return
+    shown = table("", "", ">")
+    shown.add_row("model", run.config.describe())
+    shown.add_row("best epoch", f"{results.best_epoch} of {results.epochs}")
+    shown.add_row("training loss", number(results.train_loss, 4))
+    shown.add_row("validation loss", number(results.validation_loss, 4))
+    if results.active_share is not None:
+        shown.add_row("active latent units per row", f"{100 * results.active_share:.1f} %")
+    if results.active_units is not None:
+        shown.add_row("latent units in use", f"{results.active_units} of {run.config.latent_dim}")
+    shown.add_row("run", str(out))
+    print_table(shown)
+    click.echo(f"next: edgeae export {out} -o {out}-bundle", err=True)
+
+
+@click.command("export")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", "out", required=True, type=click.Path(path_type=Path), help="Directory or .zip to write."
+)
+@click.option(
+    "--score",
+    default="mse",
+    show_default=True,
+    type=click.Choice(["mse", "mae", "bce", "zscore", "elbo"]),
+    help="The error that becomes the anomaly score.",
+)
+@click.option("--fpr", default=0.01, show_default=True, metavar="X", help="Share of normal rows above the threshold.")
+@click.option("--threshold", type=float, metavar="X", help="A fixed threshold instead.")
+@click.option("--precision", default="fp32", show_default=True, type=NAMES, help="fp32 or fp32,fp16.")
+@click.option("--calibrate", metavar="DATA", help="Normal rows for threshold and spreads, instead of the run's own.")
+@click.option("--opset", default=18, show_default=True, metavar="N", help="ONNX operator set.")
+@click.option("--batch", type=int, metavar="N", help="Fix the batch size; by default it stays free.")
+@click.option(
+    "--input-dtype",
+    default="float32",
+    show_default=True,
+    type=click.Choice(["float32", "uint8"]),
+    help="uint8: graphs for images that take bytes.",
+)
+@click.option("--golden-from", metavar="DATA", help="Keep real rows as golden rows; they leave with the bundle.")
+@click.option("--name", help="Name of the bundle; by default that of its directory.")
+@force_option
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
+def export_command(run: Path, out: Path, as_json: bool, **options: Any) -> None:
+    """Export RUN as a bundle: encoder, decoder and a fused scorer as ONNX graphs.
+
+    Nothing is written unless ONNX Runtime computes what PyTorch computes.
+
+    \b
+    Example:
+        edgeae export run -o bundle --score mse --fpr 0.01 --precision fp32,fp16
+    """
+    import edgeae
+
+    with status("exporting"):
+        bundle = edgeae.export_bundle(run, out, **options)
+    if as_json:
+        print_json(bundle.manifest)
+        return
+    shown = table("", "precision", ">scorer", ">threshold", ">AUROC", ">largest difference from PyTorch")
+    for kind, entry in bundle.manifest.precisions.items():
+        shown.add_row(
+            kind,
+            size(entry.scorer.size),
+            number(entry.threshold.value, 4),
+            number(entry.quality.auroc, 4),
+            number(max(entry.quality.parity.values()), 2),
+        )
+    print_table(shown)
+    click.echo(f"next: edgeae verify {out}; edgeae score {out} DATA -o scores.csv", err=True)
+
+
+@click.command("demo")
+@click.option(
+    "-o",
+    "--output",
+    "out",
+    default="edgeae-demo",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Folder to write run, bundle and figures to.",
+)
+@force_option
+@click.option("--json", "as_json", is_flag=True, help="Print the figures of merit as JSON.")
+def demo_command(out: Path, force: bool, as_json: bool) -> None:
+    """Train on 5,000 real digits, export, verify, and score digits against corrupted and foreign images. Offline.
+
+    \b
+    Example:
+        edgeae demo -o demo
+    """
+    from edgeae.demo import run_demo
+
+    result = run_demo(out, force=force, progress=True)
+    if as_json:
+        print_json(result)
+        return
+    shown = table("Digits that the model has not seen, against images that are none", "", ">")
+    shown.add_row("model", result.model)
+    shown.add_row("reconstruction MSE (0..1)", f"{result.reconstruction_mse:.4f}")
+    for name, area in result.auroc.items():
+        shown.add_row(f"AUROC, {name}", f"{area:.3f}")
+    shown.add_row("threshold (1 % false alarms)", f"{result.threshold:.4f}")
+    shown.add_row("false alarms on unseen digits", f"{100 * result.false_alarms:.1f} %")
+    shown.add_row("latency at batch 1, median", f"{result.latency_us:.0f} µs")
+    shown.add_row("throughput", f"{result.rows_per_second:,.0f} rows/s")
+    print_table(shown)
+    for path in result.files:
+        click.echo(str(path))

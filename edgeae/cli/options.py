@@ -1,0 +1,111 @@
+"""Options that several commands share, and options made from a dataclass."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import click
+
+__all__ = [
+    "BATCHES",
+    "NAMES",
+    "bundle_argument",
+    "data_argument",
+    "data_options",
+    "dataclass_options",
+    "force_option",
+    "model_options",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
+data_argument = click.argument("data")
+force_option = click.option("--force", is_flag=True, help="Replace the output if it exists.")
+
+
+def _stack(*options: Callable[[F], F]) -> Callable[[F], F]:
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+class _Names(click.ParamType[Any]):
+    """A comma-separated list."""
+
+    name = "a,b,..."
+
+    def __init__(self, kind: type = str) -> None:
+        self.kind = kind
+        self.name = "n,n,..." if kind is int else "a,b,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return tuple(self.kind(part.strip()) for part in value.split(",") if part.strip())
+        except ValueError:
+            self.fail(f"{value!r} is not a comma-separated list of whole numbers", param, ctx)
+
+
+NAMES = _Names()
+BATCHES = _Names(int)
+
+
+def data_options(function: F) -> F:
+    """Add the options that say how to read DATA for a bundle."""
+    return _stack(
+        click.option("--label-column", metavar="NAME", help="Column (or .npz key) with labels, left out of the rows."),
+        click.option("--columns", type=NAMES, help="Columns of a table to use, in this order; -NAME leaves one out."),
+        click.option("--data-dir", type=click.Path(), help="Folder with the files of a named data set."),
+    )(function)
+
+
+def model_options(function: F) -> F:
+    """Add the options that say where and how a bundle runs."""
+    return _stack(
+        click.option(
+            "--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda or cuda:N."
+        ),
+        click.option(
+            "--precision",
+            default="fp32",
+            show_default=True,
+            type=click.Choice(["fp32", "fp16", "int8", "auto"]),
+            help="Which of the bundle's graphs to run.",
+        ),
+    )(function)
+
+
+def dataclass_options(cls: type) -> Callable[[F], F]:
+    """Add an option for every field of a dataclass whose fields carry a "doc"; None means: not given."""
+    hints = typing.get_type_hints(cls)
+    options = []
+    for field in dataclasses.fields(cls):
+        name = "--" + field.name.replace("_", "-")
+        doc = field.metadata["doc"]
+        shown = "" if field.default in (None, False) else f"  [default: {field.default}]"
+        settings: dict[str, Any] = {"default": None, "help": f"{doc[0].upper()}{doc[1:]}.{shown}"}
+        kind = hints[field.name]
+        if typing.get_origin(kind) in (typing.Union, types.UnionType):
+            (kind,) = (arm for arm in typing.get_args(kind) if arm is not type(None))
+        if kind is bool:
+            options.append(click.option(f"{name}/--no-{name[2:]}", field.name, **settings))
+            continue
+        if typing.get_origin(kind) is Literal:
+            settings["type"] = click.Choice(list(typing.get_args(kind)))
+        elif typing.get_origin(kind) is tuple:
+            settings["type"] = _Names(typing.get_args(kind)[0])
+        else:
+            settings["type"] = kind
+            settings["metavar"] = {int: "N", float: "X", str: "NAME"}[kind]
+        options.append(click.option(name, field.name, **settings))
+    return _stack(*options)

@@ -1,0 +1,246 @@
+"""Commands that run a bundle: encode, decode, reconstruct, score, sample."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgeae.cli.options import bundle_argument, data_argument, data_options, force_option, model_options
+from edgeae.cli.output import print_json, status
+
+__all__ = ["decode_command", "encode_command", "reconstruct_command", "sample_command", "score_command"]
+
+_array_option = click.option(
+    "-o", "--output", "out", required=True, type=click.Path(path_type=Path), help=".npy, or .csv for vectors."
+)
+_FIGURE_ROWS = 10
+
+
+@click.command("encode")
+@bundle_argument
+@data_argument
+@_array_option
+@data_options
+@model_options
+@force_option
+def encode_command(
+    bundle: Path,
+    data: str,
+    out: Path,
+    label_column: str | None,
+    columns: tuple[str, ...] | None,
+    data_dir: str | None,
+    device: str,
+    precision: str,
+    force: bool,
+) -> None:
+    """Compress the rows of DATA to latents, float32 [n, latent].
+
+    \b
+    Example:
+        edgeae encode bundle mnist-5k -o z.npy
+    """
+    import edgeae
+    from edgeae.data import load_rows
+    from edgeae.data.writers import ARRAY_FORMATS, check_output, create_array
+
+    check_output(out, ARRAY_FORMATS, force=force)
+    with edgeae.load(bundle, device=device, precision=precision) as model:
+        rows = load_rows(data, model.manifest.input, label_column=label_column, columns=columns, data_dir=data_dir).x
+        with status("encoding"), create_array(out, (len(rows), model.latent_dim)) as z:
+            model.encode(rows, out=z)
+
+
+@click.command("decode")
+@bundle_argument
+@click.argument("latents")
+@_array_option
+@model_options
+@force_option
+def decode_command(bundle: Path, latents: str, out: Path, device: str, precision: str, force: bool) -> None:
+    """Turn LATENTS (.npy or .csv, as `encode` writes them) back into rows, float32 in the user's units.
+
+    \b
+    Example:
+        edgeae decode bundle z.npy -o x_hat.npy
+    """
+    import edgeae
+    from edgeae.data import load_data
+    from edgeae.data.writers import ARRAY_FORMATS, check_output, create_array
+
+    check_output(out, ARRAY_FORMATS, force=force)
+    with edgeae.load(bundle, device=device, precision=precision) as model:
+        z = load_data(latents).x
+        with status("decoding"), create_array(out, (len(z), *model.input_shape)) as x_hat:
+            model.decode(z, out=x_hat)
+
+
+@click.command("reconstruct")
+@bundle_argument
+@data_argument
+@click.option("-o", "--output", "out", type=click.Path(path_type=Path), help=".npy, or .csv for vectors.")
+@click.option(
+    "--figure", type=click.Path(path_type=Path), help="Draw originals over reconstructions (.png, .svg, .pdf)."
+)
+@click.option("--rows", default=_FIGURE_ROWS, show_default=True, metavar="N", help="How many rows to draw.")
+@data_options
+@model_options
+@force_option
+def reconstruct_command(
+    bundle: Path,
+    data: str,
+    out: Path | None,
+    figure: Path | None,
+    rows: int,
+    label_column: str | None,
+    columns: tuple[str, ...] | None,
+    data_dir: str | None,
+    device: str,
+    precision: str,
+    force: bool,
+) -> None:
+    """Encode and decode the rows of DATA; write the reconstructions, draw them under their originals, or both.
+
+    \b
+    Example:
+        edgeae reconstruct bundle mnist-5k -o x_hat.npy --figure out.png
+    """
+    import edgeae
+    from edgeae.data import load_rows
+    from edgeae.data.writers import ARRAY_FORMATS, check_output, create_array
+
+    if out is None and figure is None:
+        raise click.UsageError("nothing to do: give -o FILE, --figure FILE or both")
+    if rows < 1:
+        raise click.BadParameter("must be at least 1", param_hint="--rows")
+    if out is not None:
+        check_output(out, ARRAY_FORMATS, force=force)
+    if figure is not None:
+        from edgeae.report import FORMATS, check_figure_path, draw_reconstructions
+
+        check_output(check_figure_path(figure), FORMATS, force=force)
+    with edgeae.load(bundle, device=device, precision=precision) as model:
+        dataset = load_rows(data, model.manifest.input, label_column=label_column, columns=columns, data_dir=data_dir)
+        if out is not None:
+            with status("reconstructing"), create_array(out, (len(dataset.x), *model.input_shape)) as x_hat:
+                model.reconstruct(dataset.x, out=x_hat)
+        if figure is not None:
+            x = dataset.x[:rows]
+            draw_reconstructions(
+                figure,
+                x,
+                model.reconstruct(x),
+                layout=dataset.layout,
+                normalisation=model.manifest.normalisation,
+                scores=model.score(x),
+                feature_names=model.feature_names,
+            )
+
+
+@click.command("score")
+@bundle_argument
+@data_argument
+@click.option(
+    "-o",
+    "--output",
+    "out",
+    type=click.Path(path_type=Path),
+    help=".csv, .npy or .parquet; CSV to the screen if left out.",
+)
+@click.option(
+    "--on-invalid",
+    type=click.Choice(["raise", "flag"]),
+    default="raise",
+    show_default=True,
+    help="Rows with missing or infinite values: stop, or score NaN and call them anomalies.",
+)
+@data_options
+@model_options
+@force_option
+@click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON.")
+def score_command(
+    bundle: Path,
+    data: str,
+    out: Path | None,
+    on_invalid: str,
+    label_column: str | None,
+    columns: tuple[str, ...] | None,
+    data_dir: str | None,
+    device: str,
+    precision: str,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Score the rows of DATA. Higher is more anomalous; an anomaly is a score that is not below the threshold.
+
+    Writes the columns row, score, anomaly. Tables are matched by the names of their columns.
+
+    \b
+    Example:
+        edgeae score bundle sensors.csv -o scores.csv
+        cat sensors.csv | edgeae score bundle -
+    """
+    import edgeae
+    from edgeae.data import load_rows
+    from edgeae.data.writers import SCORE_FORMATS, check_output, score_lines, write_scores
+
+    if out is not None:
+        check_output(out, SCORE_FORMATS, force=force)
+    elif as_json:
+        raise click.UsageError("--json prints a summary; give -o FILE for the scores themselves")
+    with edgeae.load(bundle, device=device, precision=precision, on_invalid=on_invalid) as model:
+        rows = load_rows(
+            data,
+            model.manifest.input,
+            label_column=label_column,
+            columns=columns,
+            data_dir=data_dir,
+            missing="keep" if on_invalid == "flag" else "refuse",
+        ).x
+        with status("scoring"):
+            scores = model.score(rows)
+        anomalies = ~(scores <= model.threshold)
+        summary = {"rows": len(scores), "anomalies": int(anomalies.sum()), "threshold": model.threshold}
+    if out is None:
+        for text in score_lines(scores, anomalies):
+            click.echo(text, nl=False)
+    else:
+        write_scores(out, scores, anomalies)
+    if as_json:
+        print_json(summary)
+    else:
+        click.echo("{anomalies} of {rows} rows are anomalies (threshold {threshold:.6g})".format(**summary), err=True)
+
+
+@click.command("sample")
+@bundle_argument
+@_array_option
+@click.option("-n", "--rows", default=16, show_default=True, metavar="N", help="How many rows to generate.")
+@click.option("--seed", default=0, show_default=True, metavar="N", help="The same seed gives the same rows.")
+@click.option("--figure", type=click.Path(path_type=Path), help="Draw them too (.png, .svg, .pdf).")
+@model_options
+@force_option
+def sample_command(
+    bundle: Path, out: Path, rows: int, seed: int, figure: Path | None, device: str, precision: str, force: bool
+) -> None:
+    """Generate rows by decoding latents drawn from a variational model's prior.
+
+    \b
+    Example:
+        edgeae sample bundle -n 64 -o samples.npy --figure samples.png
+    """
+    import edgeae
+    from edgeae.data.writers import ARRAY_FORMATS, check_output, create_array
+
+    check_output(out, ARRAY_FORMATS, force=force)
+    if figure is not None:
+        from edgeae.report import FORMATS, check_figure_path, draw_rows
+
+        check_output(check_figure_path(figure), FORMATS, force=force)
+    with edgeae.load(bundle, device=device, precision=precision) as model:
+        generated = model.sample(rows, seed=seed)
+        with create_array(out, generated.shape) as array:
+            array[:] = generated
+        if figure is not None:
+            draw_rows(figure, generated, layout=model.manifest.input.layout, feature_names=model.feature_names)

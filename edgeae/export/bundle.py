@@ -1,0 +1,364 @@
+"""`export_bundle`: from a run, or any pair of PyTorch modules, to a bundle."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+
+import edgeae
+from edgeae.bundle import Bundle, Manifest
+from edgeae.bundle.atomic import check_new
+from edgeae.bundle.bundle import GRAPHS, describe_file, pack_arrays
+from edgeae.bundle.manifest import (
+    FORMAT_VERSION,
+    SCORES,
+    Dtype,
+    File,
+    Input,
+    Layout,
+    Normalisation,
+    NormalisationKind,
+    PrecisionEntry,
+    Quality,
+    Score,
+    ScoreKind,
+    Threshold,
+)
+from edgeae.data import load_data, normalise
+from edgeae.errors import InputError
+from edgeae.evaluation import auroc, quantile_threshold, rank_correlation
+from edgeae.export.assemble import Cores, Plan, assemble, graph_metadata
+from edgeae.export.cores import export_core
+from edgeae.export.golden import golden_file, random_rows
+from edgeae.export.graph import ir_version_for
+from edgeae.export.parity import Parity, check_parity, reference, run_graph
+from edgeae.export.scores import SPREAD_FLOOR, ScoreSpec
+from edgeae.export.source import Source, load_source
+
+__all__ = ["export_bundle"]
+
+_log = logging.getLogger("edgeae")
+
+FP32_TOLERANCE = 1e-4
+MIN_CORRELATION = 0.995
+MAX_FLIPS = 0.005
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class _Exported:
+    graphs: dict[str, bytes]
+    golden: bytes
+    entry: PrecisionEntry
+    scores: Array
+
+
+def export_bundle(
+    source: object,
+    path: str | os.PathLike[str],
+    *,
+    example: object | None = None,
+    calibrate: object | None = None,
+    score: ScoreKind = "mse",
+    fpr: float = 0.01,
+    threshold: float | None = None,
+    precision: Sequence[str] = ("fp32",),
+    opset: int = 18,
+    batch: int | None = None,
+    input_dtype: Dtype = "float32",
+    golden_from: object | None = None,
+    name: str | None = None,
+    normalisation: Normalisation | NormalisationKind | None = None,
+    output_activation: str = "linear",
+    layout: Layout | None = None,
+    feature_names: Sequence[str] | None = None,
+    force: bool = False,
+) -> Bundle:
+    """Export encoder, decoder and a fused scorer as ONNX graphs, check them against PyTorch, write a bundle.
+
+    Args:
+        source: A run directory, a `Run`, or a pair (encoder, decoder) of `torch.nn.Module`. The encoder of a pair
+            takes float32 rows [batch, *row] and returns a latent or (mean, log variance); the decoder takes the latent.
+        path: Directory to write, or a file name that ends in ".zip".
+        example: For a pair: a few rows [n, *row] in the user's units.
+        calibrate: Normal rows (a path, a data set name, or [n, *row]) from which threshold and spreads are taken
+            instead of a run's validation rows. Rows labelled 1 are used for the AUROC only.
+        score: "mse", "mae", "bce", "zscore" or "elbo"; see `edgeae.export.scores`.
+        fpr: The share of normal rows that may exceed the threshold.
+        threshold: A fixed threshold instead.
+        precision: "fp32", and "fp16" if asked for; each gets a threshold of its own.
+        opset: ONNX operator set, 18 to 23.
+        batch: A fixed batch size; None leaves it symbolic.
+        input_dtype: "uint8" lets graphs for whole-number images take bytes.
+        golden_from: Real rows to keep as golden rows; they become part of the bundle.
+        name: The bundle's name; by default the last part of `path`.
+        normalisation: For a pair: what is done to rows before the encoder, a kind to fit, or the constants.
+        output_activation: For a pair: "sigmoid" if the decoder returns logits.
+        layout: For a pair: what the axes of a row mean where it is not plain.
+        feature_names: For a pair: names of the values of a vector.
+        force: Replace what stands at `path`.
+
+    Returns:
+        The written bundle, read back.
+
+    Raises:
+        InputError: for an argument that does not fit.
+        ExportError: if PyTorch cannot export the modules or ONNX Runtime does not agree with PyTorch; nothing is
+            left behind.
+
+    Example:
+        >>> bundle = export_bundle("run", "bundle", precision=("fp32", "fp16"))  # doctest: +SKIP
+        >>> bundle.manifest.precisions["fp32"].threshold.value  # doctest: +SKIP
+        0.0123
+    """
+    path = Path(path)
+    check_new(path, force=force, what="the output folder")
+    precisions = _checked_precisions(precision)
+    if batch is not None and batch < 1:
+        raise InputError(f"batch: {batch} is not a positive number")
+    if score not in SCORES:
+        raise InputError(f"score: {score!r} is not one of {', '.join(SCORES)}")
+    ir_version_for(opset)
+    made = load_source(
+        source,
+        example,
+        calibrate,
+        normalisation=normalisation,
+        output_activation=output_activation,
+        layout=layout,
+        feature_names=tuple(feature_names) if feature_names is not None else None,
+    )
+    if input_dtype == "uint8" and made.dtype != "uint8":
+        raise InputError(
+            "input_dtype: uint8 graphs are for images in whole numbers 0..255; this data is not of that kind"
+        )
+    normal = made.normal.astype(input_dtype) if input_dtype == "uint8" else made.normal.astype(np.float32)
+    plan = Plan(
+        input=Input(
+            shape=made.row_shape,
+            dtype=input_dtype,
+            layout=made.layout,
+            feature_names=made.feature_names,
+            minimum=made.minimum,
+            maximum=made.maximum,
+        ),
+        normalisation=made.normalisation,
+        latent_dim=made.network.latent_dim,
+        sigmoid=made.network.sigmoid,
+        score=ScoreSpec(kind=score),
+        batch=batch,
+        opset=opset,
+    )
+    plan = replace(plan, score=_score_spec(score, made, plan))
+    own_golden = None if golden_from is None else _golden_rows(golden_from, plan.input)
+    exported: dict[str, _Exported] = {}
+    for kind in precisions:
+        _log.info("exporting %s at %s", made.description, kind)
+        done = _export_precision(kind, made, plan, normal, fpr, threshold, own_golden, exported.get("fp32"))
+        if done is not None:
+            exported[kind] = done
+    files, statistics = _files(exported, plan)
+    manifest = Manifest(
+        format="edgeae-bundle",
+        format_version=FORMAT_VERSION,
+        name=name or path.stem,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        producer={
+            "edgeae": edgeae.__version__,
+            "torch": torch.__version__,
+            "onnx": onnx.__version__,
+            "onnxruntime": onnxruntime.__version__,
+        },
+        variant=made.variant,
+        description=made.description,
+        parameters=made.network.parameters,
+        latent_dim=made.network.latent_dim,
+        input=plan.input,
+        normalisation=made.normalisation,
+        score=Score(kind=score, decoder_variance=plan.score.decoder_variance),
+        batch=batch,
+        opset=opset,
+        ir_version=ir_version_for(opset),
+        precisions={kind: done.entry for kind, done in exported.items()},
+        generative=made.generative,
+        statistics=statistics,
+        training=made.provenance,
+    )
+    return Bundle.write(path, manifest, files, force=force)
+
+
+def _checked_precisions(precision: Sequence[str]) -> list[str]:
+    wanted = [precision] if isinstance(precision, str) else list(precision)
+    for kind in wanted:
+        if kind not in ("fp32", "fp16"):
+            raise InputError(f"precision: {kind!r} cannot be exported by this version; choose fp32 or fp32,fp16")
+    return ["fp32", *(kind for kind in dict.fromkeys(wanted) if kind != "fp32")]  # fp32 is what others are held against
+
+
+def _score_spec(kind: ScoreKind, source: Source, plan: Plan) -> ScoreSpec:
+    """Take from normal rows what the score needs.
+
+    Raises:
+        InputError: if the model or the rows cannot give that score.
+    """
+    if kind == "bce" and not source.network.sigmoid:
+        raise InputError("score: bce needs a model with a sigmoid output; use mse, mae or zscore")
+    if kind == "elbo" and not source.network.variational:
+        raise InputError("score: elbo needs a variational model; use mse, mae, bce or zscore")
+    needs_rows = kind == "zscore" or (kind == "elbo" and not source.bernoulli)
+    if not needs_rows:
+        return ScoreSpec(kind)
+    if not len(source.normal):
+        raise InputError(f"calibrate: the score {kind} needs normal rows to take its spread from")
+    residual = _residual(source, plan)
+    spread = np.sqrt(np.mean(np.square(residual), axis=0))
+    overall = math.sqrt(float(np.mean(np.square(spread)))) or 1.0
+    if kind == "zscore":
+        return ScoreSpec(kind, spread=np.maximum(spread, SPREAD_FLOOR * overall).astype(np.float32))
+    return ScoreSpec(kind, decoder_variance=overall**2)
+
+
+def _residual(source: Source, plan: Plan) -> Array:
+    """Error of the normal rows in normalised space, float64 [n, *row]."""
+    x_hat = reference(source.network, plan, source.normal).x_hat
+    x = normalise(source.normal, source.normalisation, source.layout).astype(np.float64)
+    residual: Array = x - normalise(x_hat, source.normalisation, source.layout)
+    return residual
+
+
+def _export_precision(
+    kind: str,
+    source: Source,
+    plan: Plan,
+    normal: Array,
+    fpr: float,
+    fixed: float | None,
+    own_golden: Array | None,
+    fp32: _Exported | None,
+) -> _Exported | None:
+    """Export one precision, or say why it is not worth keeping and return None."""
+    half = kind == "fp16"
+    cores = Cores(
+        export_core(source.network, "encoder", opset=plan.opset, half=half),
+        export_core(source.network, "decoder", opset=plan.opset, half=half),
+        half=half,
+    )
+    random = random_rows(plan.input, source.normalisation, 256, seed=1)
+
+    def build(threshold: float) -> dict[str, bytes]:
+        graphs = {}
+        for role in GRAPHS:
+            metadata = graph_metadata(role, plan, variant=source.variant, precision=kind, threshold=threshold)
+            graphs[role] = assemble(role, cores, plan, metadata).SerializeToString(deterministic=True)
+        return graphs
+
+    draft = build(0.0)
+    parity = check_parity(source.network, plan, draft, random, normal, strict=not half, tolerance=FP32_TOLERANCE)
+    scores = run_graph(draft["scorer"], normal, batch=plan.batch)
+    threshold = _threshold(scores, fpr, fixed)
+    quality = _quality(source, plan, draft, parity, scores, threshold, fp32)
+    correlation, flips = quality.rank_correlation, quality.label_flips
+    if correlation is not None and flips is not None and (correlation < MIN_CORRELATION or flips > MAX_FLIPS):
+        _log.warning(
+            "%s is not kept: the rank correlation of its scores with fp32's is %.4f (needed %.3f), labels differ on "
+            "%.2f %% of the rows (allowed %.1f %%)",
+            kind,
+            correlation,
+            MIN_CORRELATION,
+            100 * flips,
+            100 * MAX_FLIPS,
+        )
+        return None
+    graphs = build(threshold.value)
+    golden, tolerance = golden_file(
+        graphs, plan.input, source.normalisation, precision=kind, batch=plan.batch, rows=own_golden
+    )
+    folder = "" if kind == "fp32" else f"{kind}/"
+    files = {role: describe_file(f"{folder}{role}.onnx", graphs[role]) for role in GRAPHS}
+    entry = PrecisionEntry(
+        **files,
+        golden=describe_file(f"{folder}golden.npz", golden),
+        threshold=threshold,
+        tolerance=tolerance,
+        quality=quality,
+    )
+    return _Exported(graphs, golden, entry, scores)
+
+
+def _threshold(scores: Array, fpr: float, fixed: float | None) -> Threshold:
+    if fixed is not None:
+        if not math.isfinite(fixed):
+            raise InputError(f"threshold: {fixed} is not a finite number")
+        return Threshold(value=float(np.float32(fixed)), method="fixed", rows=len(scores))
+    if not len(scores):
+        raise InputError(
+            "threshold: there are no normal rows to choose it from; give calibrate=ROWS (--calibrate DATA) "
+            "or threshold=X (--threshold X)"
+        )
+    return quantile_threshold(scores, fpr)
+
+
+def _quality(
+    source: Source,
+    plan: Plan,
+    graphs: Mapping[str, bytes],
+    parity: Parity,
+    scores: Array,
+    threshold: Threshold,
+    fp32: _Exported | None,
+) -> Quality:
+    reconstruction = mean = area = correlation = flips = None
+    if len(scores):
+        z = run_graph(graphs["encoder"], source.normal.astype(plan.input.dtype), batch=plan.batch)
+        x_hat = run_graph(graphs["decoder"], z, batch=plan.batch)
+        x = normalise(source.normal, source.normalisation, source.layout)
+        reconstruction = float(np.mean(np.square(x - normalise(x_hat, source.normalisation, source.layout))))
+        mean = float(np.mean(np.square(x - x.mean(axis=0))))
+        if fp32 is not None:
+            correlation = rank_correlation(scores, fp32.scores)
+            flips = float(np.mean((scores <= threshold.value) != (fp32.scores <= fp32.entry.threshold.value)))
+        if source.anomalies is not None:
+            anomalous = run_graph(graphs["scorer"], source.anomalies.astype(plan.input.dtype), batch=plan.batch)
+            area = auroc(scores, anomalous)
+    return Quality(
+        parity=parity.largest,
+        parity_rows=parity.rows,
+        near_ties=parity.near_ties,
+        reconstruction_mse=reconstruction,
+        mean_mse=mean,
+        auroc=area,
+        rank_correlation=correlation,
+        label_flips=flips,
+    )
+
+
+def _golden_rows(rows: object, row: Input) -> Array:
+    try:
+        data = load_data(rows, layout=row.layout)
+    except InputError as problem:
+        raise InputError(f"golden_from: {problem}") from None
+    if data.row_shape != row.shape:
+        raise InputError(f"golden_from: rows of shape {data.row_shape}, the model takes {row.shape}")
+    return np.asarray(data.x).astype(row.dtype)
+
+
+def _files(exported: Mapping[str, _Exported], plan: Plan) -> tuple[dict[str, bytes], File | None]:
+    files = {}
+    for done in exported.values():
+        files.update({getattr(done.entry, role).path: data for role, data in done.graphs.items()})
+        files[done.entry.golden.path] = done.golden
+    if plan.score.spread is None:
+        return files, None
+    files["statistics.npz"] = pack_arrays(spread=plan.score.spread)
+    return files, describe_file("statistics.npz", files["statistics.npz"])

@@ -1,0 +1,181 @@
+"""What can be exported: a run directory, or a pair of PyTorch modules with rows to calibrate on."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from edgeae.bundle.manifest import Dtype, Layout, Normalisation, NormalisationKind, Provenance
+from edgeae.data import Dataset, fit_normalisation, load_data, normalise
+from edgeae.errors import ExportError, InputError
+from edgeae.export.cores import Network
+from edgeae.training import Run
+
+__all__ = ["Source", "from_modules", "from_run"]
+
+Rows = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A network and what is known about its data; rows are in the user's units.
+
+    Attributes:
+        normal: Rows that thresholds, spreads and parity are taken from; empty where none were given.
+        anomalies: Labelled anomalies, for the AUROC at export.
+    """
+
+    network: Network
+    normalisation: Normalisation
+    layout: Layout
+    dtype: Dtype
+    feature_names: tuple[str, ...] | None
+    minimum: float
+    maximum: float
+    normal: Rows
+    anomalies: Rows | None
+    variant: str
+    description: str
+    bernoulli: bool
+    generative: bool
+    provenance: Provenance | None
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of one row."""
+        return self.network.row_shape
+
+
+def from_run(run: Run, calibrate: object | None) -> Source:
+    """Make a source of a training run; `calibrate` replaces its reference rows.
+
+    Raises:
+        InputError: if the calibration rows are not of the shape the model was trained on.
+    """
+    reference = run.reference
+    normal, anomalies = reference.x_validation, reference.x_anomaly
+    if calibrate is not None:
+        normal, anomalies = _split_labels(_dataset(calibrate, run.config.layout, "calibrate"))
+        if normal.shape[1:] != run.config.input_shape:
+            raise InputError(
+                f"calibrate: rows of shape {normal.shape[1:]}, the model was trained on {run.config.input_shape}"
+            )
+    rows = torch.from_numpy(normalise(normal[:2], run.normalisation, run.config.layout))
+    network = Network.of(run.model.encoder, run.model.decoder, rows, sigmoid=run.config.output_activation == "sigmoid")
+    return Source(
+        network=network,
+        normalisation=run.normalisation,
+        layout=run.config.layout,
+        dtype=run.input_dtype,
+        feature_names=run.feature_names,
+        minimum=run.minimum,
+        maximum=run.maximum,
+        normal=normal,
+        anomalies=anomalies,
+        variant=run.variant,
+        description=run.config.describe(),
+        bernoulli=run.objective.loss == "bce",
+        generative=run.config.bottleneck == "variational",
+        provenance=run.provenance,
+    )
+
+
+def from_modules(
+    modules: tuple[nn.Module, nn.Module],
+    example: object | None,
+    calibrate: object | None,
+    *,
+    normalisation: Normalisation | NormalisationKind | None,
+    output_activation: str,
+    layout: Layout | None,
+    feature_names: tuple[str, ...] | None,
+    name: str,
+) -> Source:
+    """Make a source of an encoder and a decoder module; the arguments are those of `export_bundle`.
+
+    Raises:
+        InputError: if neither `example` nor `calibrate` rows are there.
+        ExportError: if the modules do not fit the rows.
+    """
+    given = calibrate if calibrate is not None else example
+    if given is None:
+        raise InputError("example: needed to export a pair of modules; give a few rows of your data, [n, *row]")
+    data = _dataset(given, layout, "example" if calibrate is None else "calibrate")
+    rows, anomalies = _split_labels(data)
+    if normalisation is None:
+        normalisation = "none"
+    if not isinstance(normalisation, Normalisation):
+        normalisation = fit_normalisation(rows, normalisation, data.layout)
+    network = Network.of(
+        *modules,
+        torch.from_numpy(normalise(rows[:2], normalisation, data.layout)),
+        sigmoid=output_activation == "sigmoid",
+    )
+    return Source(
+        network=network,
+        normalisation=normalisation,
+        layout=data.layout,
+        dtype="uint8" if data.whole_numbers and data.is_image else "float32",
+        feature_names=feature_names or data.feature_names,
+        minimum=float(rows.min()),
+        maximum=float(rows.max()),
+        normal=rows if calibrate is not None else rows[:0],
+        anomalies=anomalies,
+        variant="module",
+        description=f"{type(modules[0]).__name__} + {type(modules[1]).__name__}",
+        bernoulli=output_activation == "sigmoid",
+        generative=network.variational,
+        provenance=Provenance(data=name, rows=len(rows)),
+    )
+
+
+def load_source(
+    source: object,
+    example: object | None,
+    calibrate: object | None,
+    *,
+    normalisation: Normalisation | NormalisationKind | None,
+    output_activation: str,
+    layout: Layout | None,
+    feature_names: tuple[str, ...] | None,
+) -> Source:
+    """Tell a run from a pair of modules; see `export_bundle` for the arguments."""
+    if isinstance(source, Run):
+        return from_run(source, calibrate)
+    if isinstance(source, str | os.PathLike):
+        return from_run(Run.load(source), calibrate)
+    if isinstance(source, tuple | list) and len(source) == 2 and all(isinstance(part, nn.Module) for part in source):
+        return from_modules(
+            (source[0], source[1]),
+            example,
+            calibrate,
+            normalisation=normalisation,
+            output_activation=output_activation,
+            layout=layout,
+            feature_names=feature_names,
+            name="module",
+        )
+    raise ExportError(
+        f"source: expected a run directory, a Run or a pair (encoder, decoder) of torch.nn.Module, "
+        f"got {type(source).__name__}"
+    )
+
+
+def _dataset(rows: object, layout: Layout | None, argument: str) -> Dataset:
+    try:
+        return load_data(rows, layout=layout)
+    except InputError as problem:
+        raise InputError(f"{argument}: {problem}") from None
+
+
+def _split_labels(data: Dataset) -> tuple[Rows, Rows | None]:
+    """Return (normal rows, labelled anomalies or None)."""
+    if data.y is None or not data.anomaly_labels:
+        return np.asarray(data.x), None
+    bad = data.y == 1
+    return np.asarray(data.x[~bad]), np.asarray(data.x[bad]) if bad.any() else None
