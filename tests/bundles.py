@@ -323,3 +323,8 @@ def _scorer(recipe: Recipe) -> Nodes:
 
 
 GRAPH_MAKERS = {"encoder": _encoder, "decoder": _decoder, "scorer": _scorer}
+
+
+def assert_close(found: Any, wanted: Any, scale: float = 1.0) -> None:
+    """Compare results of float32 graphs with float64 arithmetic; `scale` is the spread of one unit in the rows."""
+    np.testing.assert_allclose(np.asarray(found) / scale, np.asarray(wanted) / scale, rtol=1e-4, atol=1e-4)

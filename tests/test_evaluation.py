@@ -19,7 +19,7 @@ scores = arrays(
 
 
 @given(scores, st.floats(0.001, 0.999))
-def test_at_most_the_wanted_share_of_rows_is_above_the_threshold(values: np.ndarray, fpr: float) -> None:  # type: ignore[type-arg]
+def test_at_most_the_wanted_share_of_rows_is_above_the_threshold(values: np.ndarray, fpr: float) -> None:
     threshold = quantile_threshold(values, fpr)
     assert np.mean(values > threshold.value) <= fpr + 1e-9
     assert threshold.value == float(np.float32(threshold.value)) and threshold.rows == len(values)

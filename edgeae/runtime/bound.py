@@ -1,0 +1,185 @@
+"""The lowest latency: everything allocated and bound beforehand, so that a call is one copy, one check and one run."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from edgeae.errors import EdgeaeError, InputError
+from edgeae.runtime import process
+from edgeae.runtime.inputs import Array, RowReader, RowSpec, as_rows
+from edgeae.runtime.session import Binding, Graph
+
+__all__ = ["Bound", "Path"]
+
+FloatArray = np.ndarray[Any, np.dtype[np.float32]]
+
+
+@dataclass(frozen=True)
+class Path:
+    """The graphs of one operation, each reading what the one before wrote, and what the first one's rows must be."""
+
+    graphs: tuple[Graph, ...]
+    spec: RowSpec
+
+
+class Bound:
+    """A model whose buffers are allocated and bound for a fixed number of rows; made by `Autoencoder.bind`.
+
+    With `batch=1` each method takes a row [*shape] and returns that row's result, or rows [1, *shape] and returns an
+    array of one; with a larger batch it takes exactly [batch, *shape]. The score of a single row is a Python float,
+    all else are fresh float32 arrays. The first call of a method loads and tests its graph.
+
+    One thread at a time: a call while another thread is in a call raises. Make one `Bound` for each thread.
+
+    Example:
+        >>> import edgeae
+        >>> model = edgeae.load("export/golden/dense", device="cpu")
+        >>> one = model.bind()
+        >>> type(one.score(np.zeros(model.input_shape, np.float32)))
+        <class 'float'>
+    """
+
+    def __init__(self, batch: int, capacity: int, paths: Callable[[str], Path], threshold: float, flag: bool) -> None:
+        """Use `Autoencoder.bind`.
+
+        Args:
+            batch: Rows in a call.
+            capacity: Rows in the graphs' buffers: `batch`, or the bundle's fixed batch size.
+            paths: Gives the graphs of "encode", "decode", "reconstruct" and "score".
+            threshold: For `predict`.
+            flag: Whether rows with non-finite values get NaN instead of raising.
+        """
+        self.batch = batch
+        self._capacity = capacity
+        self._paths = paths
+        self._threshold = threshold
+        self._flag = flag
+        self._lock = threading.Lock()
+        self._methods: dict[str, Callable[[object], Any]] = {}
+        self._score: Callable[[object], Any] = self._load_score
+
+    def score(self, x: object) -> float | FloatArray:
+        """Return the anomaly score of a row [*shape] as a float, or of rows [batch, *shape] as float32 [batch].
+
+        Higher is more anomalous.
+
+        Raises:
+            InputError: if `x` is not as expected, or not finite (unless the model was loaded with on_invalid="flag").
+            EdgeaeError: if another thread is in a call, or in a forked child.
+        """
+        score: float | FloatArray = self._score(x)
+        return score
+
+    def predict(self, x: object) -> bool | np.ndarray[Any, np.dtype[np.bool_]]:
+        """Return whether a row is an anomaly, `not (score <= threshold)`, or bool [batch] for rows; see `score`."""
+        score = self.score(x)
+        if isinstance(score, float):
+            return not (score <= self._threshold)
+        return ~(score <= np.float32(self._threshold))
+
+    def encode(self, x: object) -> FloatArray:
+        """Return the latent [latent_dim] of a row, or [batch, latent_dim] of rows; raises as `score` does."""
+        return self._call("encode", x)
+
+    def decode(self, z: object) -> FloatArray:
+        """Return the reconstruction [*shape] of a latent [latent_dim], or [batch, *shape]; raises as `score` does."""
+        return self._call("decode", z)
+
+    def reconstruct(self, x: object) -> FloatArray:
+        """Return the reconstruction of a row [*shape] or of rows [batch, *shape]; raises as `score` does."""
+        return self._call("reconstruct", x)
+
+    def __repr__(self) -> str:
+        return f"Bound(batch={self.batch})"
+
+    def _load_score(self, x: object) -> Any:
+        self._score = self._load("score")
+        return self._score(x)
+
+    def _call(self, name: str, value: object) -> FloatArray:
+        if name not in self._methods:
+            self._methods[name] = self._load(name)
+        result: FloatArray = self._methods[name](value)
+        return result
+
+    def _load(self, name: str) -> Callable[[object], Any]:
+        return _prepare(self._paths(name), self.batch, self._capacity, self._lock, flag=self._flag)
+
+
+def _prepare(path: Path, batch: int, capacity: int, lock: threading.Lock, *, flag: bool) -> Callable[[object], Any]:
+    """Allocate and bind, and return the function that a method of `Bound` is.
+
+    It is a closure, with every function looked up beforehand: around a run of 7 us, tenths of a microsecond show.
+    """
+    spec = path.spec
+    source = np.empty((capacity, *spec.shape), spec.dtype)
+    source[:] = spec.filler
+    arrays = [source, *(np.empty((capacity, *graph.target_shape), np.float32) for graph in path.graphs)]
+    bindings = [Binding(graph) for graph in path.graphs]
+    for binding, (before, after) in zip(bindings, pairwise(arrays), strict=True):
+        binding.bind_for_good(before, after)
+    first, *later = (binding.run for binding in bindings)
+    rows, row, results, result = source[:batch], source[0], arrays[-1][:batch], arrays[-1][0]
+    # Every scorer adds up each value's own error, so a value that is not finite shows in the score: looking there costs
+    # a tenth of looking at the row. An encoder may hide it: max(NaN, 0) may be 0.
+    scoring = path.graphs[-1].target == "score"
+    checked = spec.dtype == np.float32 and not scoring
+    item, flat, flat_results = results.item, rows.reshape(-1), results.reshape(-1)
+    sample = item if batch == 1 and scoring else partial(np.vdot, flat_results, flat_results)
+    acquire, release, vdot, isfinite, ndarray = lock.acquire, lock.release, np.vdot, math.isfinite, np.ndarray
+    row_shape, dtype, owner = spec.shape if batch == 1 else None, source.dtype, process.current
+
+    def convert(value: object) -> tuple[bool, Array | None]:
+        found = as_rows(value, spec, single=batch == 1)
+        single = found.ndim == len(spec.shape)
+        found = found[None] if single else found
+        if len(found) != batch:
+            raise InputError(
+                f"{spec.name}: {len(found)} rows for a model bound to {batch}; pass exactly as many, or call the model"
+            )
+        return single, examine(found)
+
+    def examine(found: Array) -> Array | None:
+        block, replaced = RowReader(found, spec, flag=flag).read(0, batch, rows)
+        if block is not rows:
+            np.copyto(rows, block)
+        return replaced
+
+    def call(value: object) -> Any:
+        if owner != process.current:
+            process.refuse_fork()
+        if not acquire(False):
+            raise EdgeaeError("a bound model was called while another thread is in a call; make one per thread")
+        try:
+            single, replaced = True, None
+            if type(value) is ndarray and value.shape == row_shape and value.dtype == dtype:
+                row[...] = value
+                if checked and not isfinite(vdot(flat, flat)):
+                    replaced = examine(rows)
+            else:
+                single, replaced = convert(value)
+            first()
+            for run in later:
+                run()
+            if scoring and not isfinite(sample()):
+                found = examine(rows)
+                if found is not None:
+                    replaced = found
+                    first()
+            if replaced is not None:
+                results[replaced] = np.nan
+            if not single:
+                return results.copy()
+            return item() if scoring else result.copy()
+        finally:
+            release()
+
+    return call

@@ -1,0 +1,150 @@
+"""Many rows: cut into cache-sized chunks, shared by workers that each own their bindings, no copy where none is needed.
+
+A worker binds the graph's input and output to slices of the caller's array and of the result, so that a chunk is read
+and written where it lies. Workers are threads of this call, the calling thread among them: nothing outlives the call,
+and a process that forks has no pool to lose.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from edgeae.runtime.inputs import Array, RowReader, address, all_finite
+from edgeae.runtime.session import Graph
+
+__all__ = ["run_rows"]
+
+
+def run_rows(
+    graphs: Sequence[Graph], reader: RowReader, out: Array, *, chunk: int, workers: int, batch: int | None
+) -> None:
+    """Run `graphs`, each on the result of the one before, over all rows, and write the last one's results to `out`.
+
+    Args:
+        graphs: One graph, or an encoder and a decoder: then no more latents exist at a time than chunks are worked on.
+        reader: The rows.
+        out: float32 [n, *shape], contiguous. Rows that the reader replaced become NaN.
+        chunk: Most rows in one call of ONNX Runtime.
+        workers: Most threads.
+        batch: The graphs' fixed batch size, to which the last chunk is padded, or None.
+
+    Raises:
+        InputError: for the first invalid row, if the reader does not replace them.
+        DeviceError: if ONNX Runtime fails.
+    """
+    job = _Job(graphs, reader, out, chunk, batch)
+    extra = min(workers, job.pieces) - 1
+    if extra <= 0:
+        job.work()
+    else:
+        threads = [threading.Thread(target=job.work, name=f"edgeae-{index}", daemon=True) for index in range(extra)]
+        try:
+            for thread in threads:
+                thread.start()
+            job.work()
+            for thread in threads:
+                thread.join()
+        except BaseException:  # Ctrl-C arrives here, between two chunks
+            job.cancelled = True
+            for thread in threads:
+                if thread.ident is not None:
+                    thread.join()
+            raise
+    if job.failures:
+        raise min(job.failures, key=lambda failure: failure[0])[1]
+
+
+class _Job:
+    """The pieces of one call that are still to be done, and what went wrong."""
+
+    def __init__(self, graphs: Sequence[Graph], reader: RowReader, out: Array, chunk: int, batch: int | None) -> None:
+        self.graphs, self.reader, self.out, self.batch = graphs, reader, out, batch
+        self.rows = len(reader.rows)
+        self.pieces = -(-self.rows // (batch or chunk))
+        # Pieces of equal size: 65 rows are 33 and 32, not 64 and 1.
+        self.step = batch or -(-self.rows // max(1, self.pieces))
+        self.place = address(out)
+        self.target_bytes = 4 * math.prod(graphs[-1].target_shape)
+        self.scoring = graphs[-1].target == "score"
+        self.cancelled = False
+        self.failures: list[tuple[int, Exception]] = []
+        self._next = 0
+        self._lock = threading.Lock()
+
+    def work(self) -> None:
+        """Do pieces until none is left, in the thread that calls."""
+        start = 0
+        try:
+            lane = _Lane(self)
+            while (start := self._take()) < self.rows:
+                lane.run(start, min(start + self.step, self.rows))
+            lane.close()
+        except Exception as problem:
+            # Pieces are handed out in order and finished, so the failure with the smallest start is the first one.
+            self.cancelled = True
+            self.failures.append((start, problem))
+
+    def _take(self) -> int:
+        with self._lock:
+            if self.cancelled:
+                return self.rows
+            start = self._next
+            self._next += self.step
+            return start
+
+
+class _Lane:
+    """What one worker owns: a binding for each graph, and buffers."""
+
+    def __init__(self, job: _Job) -> None:
+        self._job = job
+        reader, first, last = job.reader, job.graphs[0], job.graphs[-1]
+        self._bindings = [graph.take_binding() for graph in job.graphs]
+        self._in_place = reader.direct and not reader.flag and job.batch is None
+        self._buffer = np.empty((0 if self._in_place else job.step, *first.source_shape), first.source_dtype)
+        self._buffer_place = 0 if self._in_place else address(self._buffer)
+        self._between = [np.empty((job.step, *graph.target_shape), np.float32) for graph in job.graphs[:-1]]
+        self._between_places = [address(array) for array in self._between]
+        self._padded = None if not job.batch else np.empty((job.step, *last.target_shape), np.float32)
+
+    def run(self, start: int, stop: int) -> None:
+        """Run rows start to stop."""
+        job = self._job
+        results = job.out[start:stop]
+        # Every scorer adds up each value's own error, so a value that is not finite shows in the score, and looking at
+        # the scores costs nothing, at the rows a twentieth of the run; other graphs may hide it: max(NaN, 0) may be 0.
+        replaced = self._run(start, stop, check=not job.scoring)
+        if job.scoring and not all_finite(results):
+            replaced = self._run(start, stop, check=True)
+        if replaced is not None:
+            results[replaced] = np.nan
+
+    def _run(self, start: int, stop: int, *, check: bool) -> Array | None:
+        job, reader, rows = self._job, self._job.reader, stop - start
+        block, replaced = reader.read(start, stop, self._buffer, check=check)
+        in_place = reader.direct and replaced is None
+        target = job.place + start * job.target_bytes
+        padded = self._padded if rows < job.step else None
+        if padded is not None:
+            if in_place:
+                self._buffer[:rows] = block
+            self._buffer[rows:] = reader.spec.filler
+            in_place, rows, target = False, job.step, address(padded)
+        source = reader.place + start * reader.row_bytes if in_place else self._buffer_place
+        places = [source, *self._between_places, target]
+        for binding, (before, after) in zip(self._bindings, pairwise(places), strict=True):
+            binding.bind(rows, before, after)
+            binding.run()
+        if padded is not None:
+            job.out[start:stop] = padded[: stop - start]
+        return replaced
+
+    def close(self) -> None:
+        """Leave the bindings for the next call; those of a lane that failed are dropped instead."""
+        for graph, binding in zip(self._job.graphs, self._bindings, strict=True):
+            graph.give_back(binding)

@@ -1,0 +1,94 @@
+"""Which values of a row make its score: the reconstruction error, value by value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgeae.bundle import Manifest
+from edgeae.errors import BundleError, InputError
+from edgeae.runtime.inputs import Array
+
+__all__ = ["Explanation", "contributions"]
+
+# The decoder's output went through float32, where a sigmoid cannot come nearer to 0 or 1 than this.
+NEAREST = 2.0**-24
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What each value of each row contributes to the row's score.
+
+    Attributes:
+        values: float32 [n, *shape], in normalised space. For "mse", "mae", "zscore" and "bce" the mean over a row is
+            the row's score. For "elbo" the values are nats and add up to the reconstruction term; the KL divergence
+            belongs to no single value.
+        names: One name per value of a row, where the bundle has names.
+
+    Example:
+        >>> values = np.array([[0.25, 0.75, 0.5]], np.float32)
+        >>> Explanation(values, ("speed", "pressure", "heat")).top(1)
+        [[('pressure', 0.75)]]
+    """
+
+    values: np.ndarray[Any, np.dtype[np.float32]]
+    names: tuple[str, ...] | None = None
+
+    def top(self, k: int = 5) -> list[list[tuple[str, float]]]:
+        """Return, for each row, the k largest contributions with their names, largest first.
+
+        Values without names are called by their place: "3", or "7, 12" in an image.
+
+        Raises:
+            InputError: if k is not positive.
+        """
+        if k < 1:
+            raise InputError(f"top: expected a whole number from 1, got {k!r}")
+        shape = self.values.shape[1:]
+        flat = self.values.reshape(len(self.values), -1)
+        order = np.argsort(-flat, axis=1, kind="stable")[:, :k]
+        return [
+            [(self._name(int(index), shape), float(row[index])) for index in best]
+            for row, best in zip(flat, order, strict=True)
+        ]
+
+    def _name(self, index: int, shape: tuple[int, ...]) -> str:
+        if self.names is not None:
+            return self.names[index]
+        return ", ".join(str(place) for place in np.unravel_index(index, shape))
+
+
+def contributions(manifest: Manifest, spread: Array | None, x: Array, x_hat: Array) -> Array:
+    """Return each value's part of the score.
+
+    The arithmetic is that of the scorer graph, from the user's units: where the data's offset is thousands of times its
+    spread, float32 rounding shows in the sum.
+
+    Args:
+        manifest: Says how rows are normalised and which score is computed.
+        spread: float32 [*shape], for "zscore": the residual's usual size, value by value.
+        x: float32 [n, *shape].
+        x_hat: float32 [n, *shape].
+
+    Raises:
+        BundleError: if the statistics that the score needs are missing.
+    """
+    shift, scale = manifest.normalisation.arrays(manifest.input.shape, manifest.input.layout)
+    kind, variance = manifest.score.kind, manifest.score.decoder_variance
+    if kind == "bce" or (kind == "elbo" and variance is None):
+        u, v = (x - shift) / scale, (x_hat - shift) / scale
+        inside = np.clip(u, 0, 1)
+        v = np.clip(v, NEAREST, 1 - NEAREST)
+        entropy = -(inside * np.log(v) + (1 - inside) * np.log1p(-v))
+        return np.asarray(entropy + np.square(u - inside), np.float32)
+    difference = (x - x_hat) / scale
+    if kind == "mae":
+        return np.asarray(np.abs(difference), np.float32)
+    if kind == "zscore":
+        if spread is None or spread.shape != manifest.input.shape:
+            raise BundleError("statistics: the score is zscore, but no 'spread' of the rows' shape is there")
+        difference = difference / spread
+    squared = np.square(difference)
+    return np.asarray(squared / (2 * variance) if variance is not None and kind == "elbo" else squared, np.float32)

@@ -1,0 +1,30 @@
+"""Noticing that this process is a fork of the one that loaded a model, which ONNX Runtime need not survive."""
+
+from __future__ import annotations
+
+import os
+from typing import NoReturn
+
+from edgeae.errors import EdgeaeError
+
+__all__ = ["refuse_fork"]
+
+# Comparing with this number spares every call the system call that os.getpid is.
+current = os.getpid()
+
+
+def _after_fork() -> None:
+    global current
+    current = os.getpid()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def refuse_fork() -> NoReturn:
+    """Raise what a forked child gets that uses its parent's model."""
+    raise EdgeaeError(
+        "this model was loaded before the process forked, and its sessions belong to the parent; call edgeae.load in "
+        "the child, or start workers with multiprocessing.get_context('spawn')"
+    )
