@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from edgeae.cli.output import number, print_json, print_table, size, status, tab
 from edgeae.training.config import TrainConfig
 
 __all__ = ["demo_command", "export_command", "train_command"]
+
+_log = logging.getLogger("edgeae")
 
 
 @click.command("train")
@@ -55,7 +58,7 @@ def train_command(
         shown.add_row("latent units in use", f"{results.active_units} of {run.config.latent_dim}")
     shown.add_row("run", str(out))
     print_table(shown)
-    click.echo(f"next: edgeae export {out} -o {out}-bundle", err=True)
+    _log.info("next: edgeae export %s -o %s-bundle", out, out)
 
 
 @click.command("export")
@@ -113,7 +116,7 @@ def export_command(run: Path, out: Path, as_json: bool, **options: Any) -> None:
             number(max(entry.quality.parity.values()), 2),
         )
     print_table(shown)
-    click.echo(f"next: edgeae verify {out}; edgeae score {out} DATA -o scores.csv", err=True)
+    _log.info("next: edgeae verify %s; edgeae score %s DATA -o scores.csv", out, out)
 
 
 @click.command("demo")

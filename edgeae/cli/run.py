@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import click
@@ -210,7 +211,8 @@ def score_command(
     if as_json:
         print_json(summary)
     else:
-        click.echo("{anomalies} of {rows} rows are anomalies (threshold {threshold:.6g})".format(**summary), err=True)
+        message = "%(anomalies)d of %(rows)d rows are anomalies (threshold %(threshold).6g)"
+        logging.getLogger("edgeae").info(message, summary)
 
 
 @click.command("sample")

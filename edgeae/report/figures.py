@@ -209,7 +209,7 @@ def _lines(kinds: Sequence[Array], scores: Array | None, names: Sequence[str] | 
         handles, labels = axes[0].get_legend_handles_labels()
         # a window has one line per channel: one entry for each kind of line is enough
         unique = dict(zip(labels, handles, strict=True))
-        axes[0].legend(unique.values(), unique.keys(), fontsize=7, frameon=False, ncols=2, loc="upper left")
+        figure.legend(unique.values(), unique.keys(), fontsize=7, frameon=False, ncols=2, loc="outside upper left")
     if names is not None and len(names) <= 40:
         axes[-1].set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=7)
     return figure

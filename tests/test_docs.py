@@ -1,0 +1,89 @@
+"""The documents: every block of the README and of docs/ runs, every command and every link is right."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edgeae
+from edgeae.cli.group import SECTIONS
+from tests.make_golden import sensor_table
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w+)(?: ([^\n]*))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+# modules whose import is the program
+SKIPPED = {"edgeae.__main__"}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_the_blocks_of_a_document_run_in_order(document: Path, tmp_path: Path) -> None:
+    """bash and python blocks run in one folder; a block with file=NAME is written there; sensors.csv lies there."""
+    table = sensor_table(2000)
+    header = ",".join(f"sensor_{index}" for index in range(table.shape[1]))
+    np.savetxt(tmp_path / "sensors.csv", table, delimiter=",", header=header, comments="", fmt="%.7g")
+    scripts = Path(sys.executable).parent
+    environment = {**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}", "PYTHONWARNINGS": "error"}
+    ran = 0
+    for language, options, text in BLOCK.findall(document.read_text("utf-8")):
+        if "norun" in options:
+            continue
+        if options.startswith("file="):
+            (tmp_path / options.removeprefix("file=")).write_text(text)
+            continue
+        commands = {"bash": ["bash", "-euo", "pipefail", "-c", text], "python": [sys.executable, "-c", text]}
+        if language not in commands:
+            continue
+        done = subprocess.run(commands[language], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
+        ran += 1
+    assert ran, f"{document} has no block that runs"
+
+
+@pytest.mark.parametrize("name", [name for commands in SECTIONS.values() for name in commands])
+def test_every_command_is_documented(name: str) -> None:
+    text = (ROOT / "docs" / "commands.md").read_text("utf-8")
+    assert f"### edgeae {name}\n" in text
+    assert re.search(rf"^edgeae {name} ", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "document", [*DOCUMENTS, ROOT / "export" / "README.md", ROOT / "export" / "FORMAT.md"], ids=lambda path: path.name
+)
+def test_every_local_link_leads_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text("utf-8")):
+        if "://" not in target:
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def _modules() -> list[str]:
+    return [module.name for module in pkgutil.walk_packages(edgeae.__path__, "edgeae.") if module.name not in SKIPPED]
+
+
+@pytest.mark.parametrize("name", ["edgeae", *_modules()])
+def test_the_examples_in_docstrings_are_right(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    module = importlib.import_module(name)
+    assert module.__doc__, f"{name} has no docstring"
+    result = doctest.testmod(module, extraglobs={"np": np})
+    assert result.failed == 0
+
+
+def test_ci_runs_the_two_commands_of_the_readme() -> None:
+    """.ci/run installs and tests exactly as the README tells people to."""
+    first, second = re.findall(r"^(pip install .*)$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)[:2]
+    install = "pip install -c constraints.txt -e '.[dev,cpu]'"
+    assert first == f"{install} && edgeae demo" and second == f"{install} && pytest"
+    script = (ROOT / ".ci" / "run").read_text("utf-8")
+    assert "-c constraints.txt -e '.[dev,cpu]' && edgeae demo" in script
+    assert re.search(r"^pytest$", script, re.MULTILINE)
