@@ -391,6 +391,15 @@ def test_a_near_tie_of_k_sparse_units_is_told_from_a_fault() -> None:
     assert _near_ties(actual, wanted, 1e-4).tolist() == [True, False, False, False]
 
 
+def test_subnormal_weights_become_zero() -> None:
+    graph = GraphBuilder(opset=18)
+    weights = np.array([1e-42, -1e-40, 1e-30, 2.0], np.float32)
+    scaled = graph.add("Mul", ["x", graph.constant(weights)])
+    model = graph.finish({"x": ("float32", ("batch", 4))}, {"y": (scaled, "float32", ("batch", 4))}, {})
+    (kept,) = constants_of(model.graph).values()
+    np.testing.assert_array_equal(kept, np.array([0, 0, 1e-30, 2.0], np.float32))
+
+
 def test_a_builder_refuses_what_is_no_onnx() -> None:
     graph = GraphBuilder(opset=18)
     nonsense = graph.add("NoSuchOperator", ["x"])

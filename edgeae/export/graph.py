@@ -125,7 +125,11 @@ class GraphBuilder:
                 "edgeae",
                 [_value(name, dtype, shape) for name, (dtype, shape) in inputs.items()],
                 [_value(name, dtype, shape) for name, (_, dtype, shape) in outputs.items()],
-                [numpy_helper.from_array(array, name) for name, array in self.constants.items() if name in used],
+                [
+                    numpy_helper.from_array(_normal(array), name)
+                    for name, array in self.constants.items()
+                    if name in used
+                ],
             ),
             opset_imports=[helper.make_opsetid("", self.opset)],
             ir_version=ir_version_for(self.opset),
@@ -148,6 +152,13 @@ class GraphBuilder:
                 kept.append(copy)
                 wanted.update(node.input)
         return kept[::-1]
+
+
+def _normal(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Set subnormal float32 weights to zero: they change no result, and arithmetic with them can be 100 times slower."""
+    if array.dtype != np.float32:
+        return array
+    return np.where(np.abs(array) < np.finfo(np.float32).tiny, np.float32(0), array)
 
 
 def _value(name: str, dtype: str, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
