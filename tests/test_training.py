@@ -20,12 +20,13 @@ from hypothesis import strategies as st
 
 import edgeae.training.fit
 import edgeae.training.rows
+import edgeae.training.trainer
 from benchmarks.training_epoch import main as benchmark
 from edgeae.bundle.manifest import Normalisation
 from edgeae.data import Dataset, normalise
 from edgeae.errors import DeviceError, InputError, TrainingError
 from edgeae.training import Run, TrainConfig, train
-from edgeae.training.config import PRESETS
+from edgeae.training.config import PRESETS, VariantName
 from edgeae.training.defaults import Facts, check_range, resolve
 from edgeae.training.loop import epochs, learning_rate, mixed_seed
 from edgeae.training.progress import Epoch
@@ -92,7 +93,7 @@ def test_the_classic_network_is_the_default_for_images() -> None:
         if (variant, facts) != ("convolutional", TABLE)
     ],
 )
-def test_resolving_leaves_nothing_open_and_is_stable(variant: str, facts: Facts) -> None:
+def test_resolving_leaves_nothing_open_and_is_stable(variant: VariantName, facts: Facts) -> None:
     plan = resolve(TrainConfig(variant=variant), facts)
     # these say how to read the data, or belong to another bottleneck
     may_be_open = {"layout", "label_column", "columns", "data_dir", "threads"}
@@ -172,6 +173,12 @@ def test_bce_outside_0_to_1_is_refused_with_the_remedy() -> None:
     assert (plan.objective.low, plan.objective.high) == (-2.5, 3.0)
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.1, 1 / 3, 1e6])
+def test_bce_takes_any_table_that_is_scaled_to_0_to_1(scale: float, tmp_path: Path) -> None:
+    run = train(table() * np.float32(scale), tmp_path / "run", **QUICK, loss="bce")
+    assert run.config.output_activation == "sigmoid" and run.results.validation_loss > 0
+
+
 def test_options_are_read_from_toml(tmp_path: Path) -> None:
     file = tmp_path / "train.toml"
     file.write_text('variant = "sparse"\nhidden = [32, 16]\nlr = 1\n')
@@ -233,6 +240,14 @@ def test_rows_too_large_for_float32_are_normalised_batch_by_batch(monkeypatch: p
     index = torch.tensor([3, 99, 3])
     torch.testing.assert_close(by_batch.take(index), at_once.take(index))
     np.testing.assert_array_equal(at_once.take(index).numpy(), normalise(blobs()[[3, 99, 3]], normalisation, "HW"))
+
+
+def test_small_models_train_on_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = QUICK | {"epochs": 1, "threads": None}
+    assert train(blobs(), tmp_path / "small", **options).options.threads == 1
+    monkeypatch.setattr(edgeae.training.trainer, "ONE_THREAD_FLOPS", 0.0)
+    assert train(blobs(), tmp_path / "large", **options).options.threads == torch.get_num_threads()
+    assert train(blobs(), tmp_path / "told", **(options | {"threads": 1})).options.threads == 1
 
 
 # runs
@@ -420,6 +435,12 @@ def test_several_devices_train_one_model(tmp_path: Path) -> None:
     assert run.results.stopped == "finished" and run.results.epochs == 4
     assert run.results.validation_loss == pytest.approx(alone.results.validation_loss, rel=0.2)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["one", "two"]
+
+
+def test_an_error_on_one_of_several_devices_is_still_one_line(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"process \d of 2: the loss is not finite in the first epoch") as caught:
+        train(table(), tmp_path / "run", **(QUICK | {"devices": 2, "lr": 1e30, "optimizer": "sgd"}))
+    assert "\n" not in str(caught.value) and not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from edgeae.cli.options import NAMES, dataclass_options, force_option
+from edgeae.cli.options import NAMES, SectionCommand, dataclass_options, force_option
 from edgeae.cli.output import number, print_json, print_table, size, status, table
 from edgeae.training.config import TrainConfig
 
@@ -17,7 +17,7 @@ __all__ = ["demo_command", "export_command", "train_command"]
 _log = logging.getLogger("edgeae")
 
 
-@click.command("train")
+@click.command("train", cls=SectionCommand)
 @click.argument("data")
 @click.option("-o", "--output", "out", required=True, type=click.Path(path_type=Path), help="Run directory to write.")
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file with any of the options below.")

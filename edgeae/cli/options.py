@@ -60,6 +60,28 @@ NAMES = _Names()
 BATCHES = _Names(int)
 
 
+class SectionOption(click.Option):
+    """An option that the help lists under a heading of its own."""
+
+    def __init__(self, *args: Any, section: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.section = section
+
+
+class SectionCommand(click.Command):
+    """A command whose help lists its `SectionOption`s by section, after the others."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if isinstance(parameter, click.Option) and record is not None:
+                sections.setdefault(getattr(parameter, "section", "Options"), []).append(record)
+        for name, records in sections.items():
+            with formatter.section(name):
+                formatter.write_dl(records)
+
+
 def data_options(function: F) -> F:
     """Add the options that say how to read DATA for a bundle."""
     return _stack(
@@ -89,11 +111,14 @@ def dataclass_options(cls: type) -> Callable[[F], F]:
     """Add an option for every field of a dataclass whose fields carry a "doc"; None means: not given."""
     hints = typing.get_type_hints(cls)
     options = []
+    section = ""
     for field in dataclasses.fields(cls):
+        section = field.metadata.get("section", section)
         name = "--" + field.name.replace("_", "-")
         doc = field.metadata["doc"]
         shown = "" if field.default in (None, False) else f"  [default: {field.default}]"
-        settings: dict[str, Any] = {"default": None, "help": f"{doc[0].upper()}{doc[1:]}.{shown}"}
+        text = f"{doc[0].upper()}{doc[1:]}.{shown}"
+        settings: dict[str, Any] = {"default": None, "cls": SectionOption, "section": section, "help": text}
         kind = hints[field.name]
         if typing.get_origin(kind) in (typing.Union, types.UnionType):
             (kind,) = (arm for arm in typing.get_args(kind) if arm is not type(None))

@@ -155,7 +155,7 @@ class GraphBuilder:
 
 
 def _normal(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Set subnormal float32 weights to zero: they change no result, and arithmetic with them can be 100 times slower."""
+    """Set subnormal float32 weights to zero: they change no result and can make arithmetic 100 times slower."""
     if array.dtype != np.float32:
         return array
     return np.where(np.abs(array) < np.finfo(np.float32).tiny, np.float32(0), array)

@@ -25,11 +25,13 @@ from edgeae.models.config import (
     Upsample,
 )
 
-__all__ = ["PRESETS", "TrainConfig", "chosen"]
+__all__ = ["PRESETS", "TrainConfig", "VariantName", "chosen"]
 
 T = TypeVar("T")
 
-PRESETS: dict[str, dict[str, Any]] = {
+VariantName = Literal["dense", "denoising", "sparse", "variational", "convolutional", "mlperf-tiny-ad"]
+
+PRESETS: dict[VariantName, dict[str, Any]] = {
     "dense": {},
     "denoising": {"noise": "gaussian"},
     "sparse": {"bottleneck": "sparse"},
@@ -61,8 +63,7 @@ class TrainConfig:
         'sparse'
     """
 
-    # the network
-    variant: str = _option("dense", f"a named starting point: {', '.join(PRESETS)}; any option below overrides it")
+    variant: VariantName = _option("dense", "a named starting point; any option below overrides it", section="Network")
     architecture: Architecture | None = _option(None, "dense or convolutional (images, or windows of a series)")
     bottleneck: Bottleneck | None = _option(None, "plain, sparse or variational")
     latent_dim: int | None = _option(None, "size of the latent vector")
@@ -73,8 +74,7 @@ class TrainConfig:
     batch_norm: bool | None = _option(None, "batch normalisation after each hidden layer; folded at export")
     dropout: float = _option(0.0, "dropout after each hidden layer, in training only")
     upsample: Upsample = _option("transposed", "how a convolutional decoder grows its images")
-    # the objective
-    loss: LossName | None = _option(None, "reconstruction loss: mse, bce, mae, huber or ssim")
+    loss: LossName | None = _option(None, "reconstruction loss: mse, bce, mae, huber or ssim", section="Objective")
     l1: float = _option(0.0, "penalty on the sum of |weight|")
     l2: float = _option(0.0, "penalty on the sum of weight squared")
     activity_l1: float = _option(0.0, "penalty on the mean |latent|")
@@ -86,17 +86,17 @@ class TrainConfig:
     sparsity_weight: float | None = _option(None, "weight of the l1 or kl sparsity penalty")
     beta: float = _option(1.0, "weight of the KL term of a variational bottleneck")
     beta_warmup: float = _option(0.2, "share of the epochs over which beta rises from 0")
-    # the data
-    normalise: NormalisationKind | None = _option(None, "none, minmax, standard or robust; fitted on training rows")
+    normalise: NormalisationKind | None = _option(
+        None, "none, minmax, standard or robust; fitted on training rows", section="Data"
+    )
     layout: Layout | None = _option(None, "what the axes of a row mean, where it is not plain: HW, CHW, HWC, TC")
     label_column: str | None = _option(None, "column (or .npz key) with labels; 0/1 labels: 1 is an anomaly")
-    columns: tuple[str, ...] | None = _option(None, "columns of a table to use, in this order")
+    columns: tuple[str, ...] | None = _option(None, "columns of a table to use, in this order; -NAME leaves one out")
     missing: Literal["refuse", "mean", "median", "zero"] = _option("refuse", "what to do with missing values")
     train_on: Literal["normal", "all"] = _option("normal", "with 0/1 labels: train on rows labelled 0, or on all")
     data_dir: str | None = _option(None, "folder with the files of a named data set", path=True)
     validation: float = _option(0.1, "share of the rows held out to choose the best epoch and the threshold")
-    # the loop
-    epochs: int | None = _option(None, "passes over the training rows")
+    epochs: int | None = _option(None, "passes over the training rows", section="Loop")
     batch_size: int | None = _option(None, "rows per step")
     lr: float | None = _option(None, "learning rate (its peak, where the schedule moves it)")
     schedule: Literal["constant", "cosine", "onecycle"] | None = _option(None, "how the learning rate moves")

@@ -16,6 +16,7 @@ from edgeae.training.config import PRESETS, TrainConfig, chosen
 
 __all__ = ["Facts", "Plan", "check_range", "resolve"]
 
+ROUNDING = 1e-4  # float32 may put the largest value of a min-max scaled column just above 1
 STEPS = 2000  # enough optimiser steps for a small data set to converge
 NOISE_LEVELS = {"none": 0.0, "gaussian": 0.3, "salt_and_pepper": 0.2, "masking": 0.3}
 # weights at which the penalty reaches its target on MNIST without costing much reconstruction
@@ -134,7 +135,7 @@ def check_range(plan: Plan, low: float, high: float) -> Plan:
     """
     options = plan.options
     if plan.model.output_activation == "sigmoid":
-        if low < 0 or high > 1:
+        if low < -ROUNDING or high > 1 + ROUNDING:
             culprit = "loss bce" if options.loss == "bce" else "a sigmoid output"
             raise InputError(
                 f"{culprit} needs values in 0..1; with normalise {options.normalise!r} they are in "

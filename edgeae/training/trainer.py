@@ -17,13 +17,14 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from torch import nn
+from torch.multiprocessing.spawn import ProcessException
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgeae.bundle.atomic import check_new
 from edgeae.bundle.manifest import Normalisation, Provenance
-from edgeae.data import Dataset, describe_dataset, digest_rows, fit_normalisation, load_data, split_rows
+from edgeae.data import Dataset, describe_dataset, digest_rows, fit_normalisation, load_data, normalise, split_rows
 from edgeae.data.dataset import Array, row_blocks
-from edgeae.errors import DeviceError, InputError
+from edgeae.errors import DeviceError, InputError, TrainingError
 from edgeae.models.autoencoder import Autoencoder
 from edgeae.training.config import TrainConfig, chosen
 from edgeae.training.defaults import Facts, Plan, check_range, resolve
@@ -177,15 +178,12 @@ def _prepare(rows: _Rows, dataset: Dataset, options: TrainConfig) -> _Prepared:
     if plan.model.batch_norm and len(x) < 2:
         raise InputError(f"{dataset.source}: 1 row to train on; batch_norm needs at least 2")
     normalisation = fit_normalisation(x, chosen(plan.options.normalise), dataset.layout)
-    shift, scale = normalisation.arrays(dataset.row_shape, dataset.layout)
-    lows, highs = zip(*(_extremes(block, shift, scale) for _, block in row_blocks(x)), strict=True)
-    plan = check_range(plan, min(lows), max(highs))
+    low, high = math.inf, -math.inf
+    for _, block in row_blocks(x):
+        normalised = normalise(block, normalisation, dataset.layout)
+        low, high = min(low, float(normalised.min())), max(high, float(normalised.max()))
+    plan = check_range(plan, low, high)
     return _Prepared(plan, normalisation, minimum, maximum, digest_rows(x))
-
-
-def _extremes(block: Array, shift: Array, scale: Array) -> tuple[float, float]:
-    normalised = (block - shift) / scale
-    return float(normalised.min()), float(normalised.max())
 
 
 def _job(rows: _Rows, prepared: _Prepared, dataset: Dataset, state_file: Path, state: State | None) -> Job:
@@ -212,7 +210,7 @@ def _job(rows: _Rows, prepared: _Prepared, dataset: Dataset, state_file: Path, s
 
 def _start_at_rate(model: Autoencoder, target: float) -> None:
     """Let sigmoid units start at their target rate: from one half they are still on their way ten epochs later."""
-    layers = [layer for layer in model.encoder.modules() if isinstance(layer, nn.Linear)]
+    layers = [layer for layer in model.encoder.modules() if isinstance(layer, nn.Linear | nn.BatchNorm1d)]
     nn.init.constant_(layers[-1].bias, math.log(target / (1 - target)))
 
 
@@ -234,7 +232,11 @@ def _check_resumable(state: State, prepared: _Prepared, out: Path) -> None:
 
 def _launch(fabric: Fabric, job: Job, progress: bool | Callable[[Epoch], object], out: Path) -> tuple[State, Outcome]:
     if isinstance(fabric.strategy.launcher, _MultiProcessingLauncher):
-        outcome = fabric.launch(partial(fit_apart, job=job, progress=progress))
+        try:
+            outcome = fabric.launch(partial(fit_apart, job=job, progress=progress))
+        except ProcessException as problem:
+            reason = str(problem).strip().splitlines()[-1].removeprefix("edgeae.errors.TrainingError: ")
+            raise TrainingError(f"process {problem.error_index} of {fabric.world_size}: {reason}") from problem
         return read_state(out), Outcome(**outcome)
     fabric.launch()
     return fit(fabric, job, progress)
