@@ -28,12 +28,13 @@ from edgeae.errors import (
 
 if TYPE_CHECKING:
     from edgeae.export import export_bundle
-    from edgeae.runtime import load
+    from edgeae.runtime import Autoencoder, load
     from edgeae.training import train
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Autoencoder",
     "BundleError",
     "DeviceError",
     "EdgeaeError",
@@ -48,7 +49,12 @@ __all__ = [
     "train",
 ]
 
-_LAZY = {"load": "edgeae.runtime", "train": "edgeae.training", "export_bundle": "edgeae.export"}
+_LAZY = {
+    "Autoencoder": "edgeae.runtime",
+    "load": "edgeae.runtime",
+    "train": "edgeae.training",
+    "export_bundle": "edgeae.export",
+}
 
 
 def __getattr__(name: str) -> object:

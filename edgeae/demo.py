@@ -100,7 +100,7 @@ def run_demo(out: str | Path, *, force: bool = False, progress: bool = False, ep
         scores = {name: model.score(images) for name, images in groups.items()}
         x_hat = model.reconstruct(test)
         threshold = model.threshold
-        few = np.concatenate([test[:7], *(images[:1] for images in groups.values())])
+        few = np.concatenate([test[:7], *(images[_most_contrast(images)][None] for images in groups.values())])
         draw_reconstructions(
             out / "reconstructions.png",
             few,
@@ -121,6 +121,10 @@ def run_demo(out: str | Path, *, force: bool = False, progress: bool = False, ep
         rows_per_second=speed.throughput.rows_per_second,
         files=tuple(str(out / name) for name in ("bundle", "reconstructions.png", "scores.png")),
     )
+
+
+def _most_contrast(images: Images) -> int:
+    return int(np.argmax(images.reshape(len(images), -1).std(axis=1)))
 
 
 def corrupt(digits: Images, *, seed: int, share: float = 0.05) -> Images:

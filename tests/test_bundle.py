@@ -218,7 +218,7 @@ def test_what_is_no_bundle_is_named(tmp_path: Path, bundle: Path) -> None:
 
 
 def test_a_precision_that_is_not_there_is_named(bundle: Path) -> None:
-    with pytest.raises(InputError, match="only fp32"):
+    with pytest.raises(InputError, match="choose fp32"):
         Bundle.read(bundle).entry("fp16")
     with pytest.raises(InputError, match="known precisions"):
         Bundle.read(bundle).entry("fp8")

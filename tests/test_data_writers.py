@@ -44,6 +44,13 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path, name: st
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+def test_a_csv_gets_the_names_as_its_header(tmp_path: Path) -> None:
+    with create_array(tmp_path / "z.csv", (2, 2), ["a", 'say "b", please']) as array:
+        array[:] = 1
+    lines = (tmp_path / "z.csv").read_text().splitlines()
+    assert lines == ['a,"say ""b"", please"', "1,1", "1,1"]
+
+
 def test_rows_that_are_no_vectors_do_not_fit_a_csv(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"\.npy"), create_array(tmp_path / "x.csv", (2, 3, 3)):
         pass

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import edgeae
 from edgeae.bundle import Bundle
 from edgeae.bundle.bundle import GRAPHS
-from edgeae.bundle.manifest import SCORES, Input, Normalisation
+from edgeae.bundle.manifest import SCORES, Input, Normalisation, PrecisionEntry
 from edgeae.data import load_data
 from edgeae.errors import ExportError, InputError
 from edgeae.export.assemble import Cores, Plan, assemble
@@ -174,6 +174,48 @@ def test_labelled_anomalies_give_an_auroc(runs: Mapping[str, Run], tmp_path: Pat
     quality = edgeae.export_bundle(runs["table"], tmp_path / "bundle").manifest.precisions["fp32"].quality
     assert quality.auroc is not None and 0 <= quality.auroc <= 1
     assert quality.reconstruction_mse is not None and quality.mean_mse is not None
+
+
+def test_calibration_rows_are_matched_by_name_and_their_labels_kept_apart(tmp_path: Path) -> None:
+    import pandas
+
+    names = [f"sensor_{index}" for index in range(10)]
+    frame = pandas.DataFrame(sensor_table(), columns=names)
+    frame.assign(fault=(np.arange(600) % 10 == 0).astype(int)).to_csv(tmp_path / "labelled.csv", index=False)
+    frame[names[::-1]].to_csv(tmp_path / "reversed.csv", index=False)
+    frame.to_csv(tmp_path / "plain.csv", index=False)
+    quick: dict[str, Any] = {"epochs": 2, "device": "cpu", "threads": 1, "progress": False, "label_column": "fault"}
+    run = edgeae.train(tmp_path / "labelled.csv", tmp_path / "run", latent_dim=3, hidden=[8], **quick)
+
+    def exported(name: str) -> PrecisionEntry:
+        bundle = edgeae.export_bundle(run, tmp_path / "bundle", calibrate=tmp_path / f"{name}.csv", force=True)
+        return bundle.manifest.precisions["fp32"]
+
+    assert exported("reversed").threshold == exported("plain").threshold
+    labelled = exported("labelled")
+    assert (exported("plain").threshold.rows, labelled.threshold.rows) == (600, 540)
+    assert labelled.quality.auroc is not None
+    with pytest.raises(InputError, match="calibrate: "):
+        edgeae.export_bundle(run, tmp_path / "other", calibrate=tmp_path / "plain.csv", label_column="nothing")
+
+
+def test_a_model_that_diverged_is_refused(tmp_path: Path) -> None:
+    for weight in (1e25, np.inf):
+        encoder, decoder = nn.Linear(6, 2), nn.Linear(2, 6)
+        nn.init.constant_(decoder.weight, weight)
+        with pytest.raises(ExportError, match="diverge"):
+            edgeae.export_bundle((encoder, decoder), tmp_path / "bundle", calibrate=sensor_table()[:, :6])
+    assert not list(tmp_path.iterdir())
+
+
+def test_operators_outside_the_format_are_refused(tmp_path: Path) -> None:
+    class Sine(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.sin(x)
+
+    with pytest.raises(ExportError, match=r"Sin.*FORMAT\.md"):
+        edgeae.export_bundle((Sine(), nn.Identity()), tmp_path / "bundle", calibrate=sensor_table()[:, :6])
+    assert not list(tmp_path.iterdir())
 
 
 def test_fp16_has_a_threshold_and_golden_rows_of_its_own(runs: Mapping[str, Run], tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +16,7 @@ from torch.nn import functional
 
 from edgeae.bundle.manifest import Layout
 from edgeae.bundle.strict import from_plain, to_plain
-from edgeae.models import Autoencoder, ModelConfig, Objective, ObjectiveConfig, fold_batchnorm
+from edgeae.models import Autoencoder, ModelConfig, Objective, ObjectiveConfig
 from edgeae.models.config import LossName, Upsample
 from edgeae.models.layers import TopK
 from edgeae.models.losses import corrupt, gaussian_kl, rate_kl, ssim, weight_penalty
@@ -140,32 +139,6 @@ def test_a_configuration_survives_json_and_describes_itself() -> None:
     assert MODELS["convolutional CHW"].describe() == (
         "convolutional 3x9x14 (CHW), 3, 5 channels, 4 latent, relu latent, batch norm, linear output"
     )
-
-
-@pytest.mark.parametrize("name", ["mlperf-tiny-ad", "convolutional CHW", "convolutional HWC"])
-def test_folding_batch_norm_changes_nothing_but_the_layers(name: str) -> None:
-    config = replace(MODELS[name], batch_norm=True, dropout=0.1)
-    model = Autoencoder(config)
-    for _ in range(3):
-        model(torch.randn(16, *config.input_shape) * 3 + 1)
-    model.eval()
-    x = torch.randn(4, *config.input_shape)
-    encoder, decoder = fold_batchnorm(model.encoder), fold_batchnorm(model.decoder)
-    kinds = {type(layer) for layer in itertools.chain(encoder.modules(), decoder.modules())}
-    assert not kinds & {nn.BatchNorm1d, nn.BatchNorm2d, nn.Dropout}
-    torch.testing.assert_close(encoder(x), model.encode(x), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(decoder(encoder(x)), model(x), rtol=1e-4, atol=1e-5)
-    assert any(isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) for layer in model.modules())
-
-
-def test_folding_leaves_alone_what_it_cannot_fold() -> None:
-    first = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2), nn.ReLU(), nn.BatchNorm1d(2, affine=False))
-    x = torch.randn(5, 3)
-    torch.testing.assert_close(fold_batchnorm(first)(x), first.eval()(x))
-    groups = nn.Sequential(nn.ConvTranspose2d(4, 4, 3, groups=2), nn.BatchNorm2d(4))
-    groups(torch.randn(8, 4, 5, 5))
-    image = torch.randn(1, 4, 5, 5)
-    torch.testing.assert_close(fold_batchnorm(groups)(image), groups.eval()(image))
 
 
 @given(st.integers(1, 9), st.integers(1, 5))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 import edgeae
 from edgeae.errors import EdgeaeError, InputError
 from edgeae.runtime import Autoencoder
+from edgeae.runtime.session import Binding
 from tests.bundles import Array, Network, Recipe, assert_close, make_bundle
 
 RECIPES = {
@@ -208,3 +211,19 @@ def test_a_fixed_batch_is_the_most(bundles: dict[str, tuple[Path, Network]]) -> 
     with pytest.raises(InputError, match="fixed batch of 4"):
         load(bundles["fixed batch"][0]).bind(5)
     assert repr(load(bundles["fixed batch"][0]).bind(2)) == "Bound(batch=2)"
+
+
+def test_what_is_bound_for_good_lives_as_long_as_the_binding(bundles: dict[str, tuple[Path, Network]]) -> None:
+    """ONNX Runtime has only the addresses: the latents between encoder and decoder were once freed under it."""
+    path, _ = bundles["vector"]
+    model = load(path)
+    model.prepare()
+    binding = Binding(model._graph("encoder"))
+    source, target = np.zeros((1, *model.input_shape), np.float32), np.zeros((1, model.latent_dim), np.float32)
+    binding.bind_for_good(source, target)
+    alive = weakref.ref(source), weakref.ref(target)
+    run = binding.run
+    del source, target, binding
+    gc.collect()
+    assert alive[0]() is not None and alive[1]() is not None
+    run()

@@ -660,3 +660,15 @@ def test_the_benchmark_runs(capsys: pytest.CaptureFixture[str]) -> None:
         torch.set_num_threads(before)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines[3:]] == ["plain loop", "plain loop, fused Adam", "edgeae"]
+
+
+def test_models_that_learn_nothing_or_copy_are_pointed_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="edgeae"):
+        train(table(), tmp_path / "wide", **(QUICK | {"latent_dim": 6}))
+        assert "can copy anything" in caplog.text
+        train(
+            table(),
+            tmp_path / "wild",
+            **(QUICK | {"lr": 1e10, "optimizer": "sgd", "schedule": "constant", "clip_norm": 1.0}),
+        )
+        assert "no better than the mean" in caplog.text

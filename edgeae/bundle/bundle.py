@@ -99,8 +99,8 @@ class Bundle:
             held = ", ".join(self.manifest.precisions)
             known = "" if precision in PRECISIONS else f" (known precisions: {', '.join(PRECISIONS)})"
             raise InputError(
-                f"{self.path}: holds no graphs at precision {precision!r}{known}, only {held}; "
-                f"export again with --precision {held.replace(' ', '')},{precision}"
+                f"{self.path}: holds no graphs at precision {precision!r}{known}; choose {held}, or export it again "
+                "with another --precision"
             )
         return self.manifest.precisions[precision]
 

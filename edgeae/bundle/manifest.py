@@ -77,7 +77,7 @@ class Threshold:
 
     value: float = field(metadata=_doc("a float32 value, compared with a float32 score"))
     method: Literal["quantile", "fixed"] = field(metadata=_doc("how it was chosen"))
-    fpr: float | None = field(default=None, metadata=_doc("the share of normal rows it lets through as false alarms"))
+    fpr: float | None = field(default=None, metadata=_doc("the chance that a fresh normal row exceeds it"))
     rows: int = field(default=0, metadata=_doc("how many normal rows it was taken from"))
 
 

@@ -94,7 +94,8 @@ class _Handler(logging.Handler):
 @click.version_option(edgeae.__version__, "-V", "--version", prog_name="edgeae")
 @click.option("--debug", is_flag=True, help="Show the whole traceback of an error.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but warnings and errors.")
-def main(debug: bool, quiet: bool) -> None:
+@click.pass_context
+def main(ctx: click.Context, debug: bool, quiet: bool) -> None:
     """Train an autoencoder, export it as ONNX, run it anywhere ONNX Runtime runs.
 
     DATA is a file (.npy, .npz, .csv, .parquet, IDX, an image), a folder of images, "-" for CSV on standard input, or
@@ -105,6 +106,13 @@ def main(debug: bool, quiet: bool) -> None:
         edgeae train mnist-5k -o run && edgeae export run -o bundle && edgeae score bundle mnist-5k -o scores.csv
     """
     logger = logging.getLogger("edgeae")
-    logger.handlers[:] = [_Handler()]
+    handler, before = _Handler(), (logger.level, logger.propagate)
+    logger.addHandler(handler)
     logger.propagate = False
     logger.setLevel(logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO)
+
+    def restore() -> None:
+        logger.removeHandler(handler)
+        logger.level, logger.propagate = before
+
+    ctx.call_on_close(restore)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +53,14 @@ def train_command(
     shown.add_row("best epoch", f"{results.best_epoch} of {results.epochs}")
     shown.add_row("training loss", number(results.train_loss, 4))
     shown.add_row("validation loss", number(results.validation_loss, 4))
+    shown.add_row("validation MSE (normalised)", number(results.validation_mse, 4))
     if results.active_share is not None:
         shown.add_row("active latent units per row", f"{100 * results.active_share:.1f} %")
     if results.active_units is not None:
         shown.add_row("latent units in use", f"{results.active_units} of {run.config.latent_dim}")
     shown.add_row("run", str(out))
     print_table(shown)
-    _log.info("next: edgeae export %s -o %s-bundle", out, out)
+    _log.info("next: edgeae export %s -o %s", shlex.quote(str(out)), shlex.quote(f"{out}-bundle"))
 
 
 @click.command("export")
@@ -77,6 +79,7 @@ def train_command(
 @click.option("--threshold", type=float, metavar="X", help="A fixed threshold instead.")
 @click.option("--precision", default="fp32", show_default=True, type=NAMES, help="fp32 or fp32,fp16.")
 @click.option("--calibrate", metavar="DATA", help="Normal rows for threshold and spreads, instead of the run's own.")
+@click.option("--label-column", metavar="NAME", help="Labels of the --calibrate rows; 1 is an anomaly.")
 @click.option("--opset", default=18, show_default=True, metavar="N", help="ONNX operator set.")
 @click.option("--batch", type=int, metavar="N", help="Fix the batch size; by default it stays free.")
 @click.option(
@@ -116,7 +119,7 @@ def export_command(run: Path, out: Path, as_json: bool, **options: Any) -> None:
             number(max(entry.quality.parity.values()), 2),
         )
     print_table(shown)
-    _log.info("next: edgeae verify %s; edgeae score %s DATA -o scores.csv", out, out)
+    _log.info("next: edgeae verify %s; edgeae score %s DATA -o scores.csv", *[shlex.quote(str(out))] * 2)
 
 
 @click.command("demo")
@@ -149,7 +152,7 @@ def demo_command(out: Path, force: bool, as_json: bool) -> None:
     shown.add_row("reconstruction MSE (0..1)", f"{result.reconstruction_mse:.4f}")
     for name, area in result.auroc.items():
         shown.add_row(f"AUROC, {name}", f"{area:.3f}")
-    shown.add_row("threshold (1 % false alarms)", f"{result.threshold:.4f}")
+    shown.add_row("threshold (aimed at 1 % false alarms)", f"{result.threshold:.4f}")
     shown.add_row("false alarms on unseen digits", f"{100 * result.false_alarms:.1f} %")
     shown.add_row("latency at batch 1, median", f"{result.latency_us:.0f} µs")
     shown.add_row("throughput", f"{result.rows_per_second:,.0f} rows/s")

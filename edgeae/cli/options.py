@@ -101,7 +101,7 @@ def model_options(function: F) -> F:
             "--precision",
             default="fp32",
             show_default=True,
-            type=click.Choice(["fp32", "fp16", "int8", "auto"]),
+            type=click.Choice(["fp32", "fp16"]),
             help="Which of the bundle's graphs to run.",
         ),
     )(function)
@@ -116,7 +116,7 @@ def dataclass_options(cls: type) -> Callable[[F], F]:
         section = field.metadata.get("section", section)
         name = "--" + field.name.replace("_", "-")
         doc = field.metadata["doc"]
-        shown = "" if field.default in (None, False) else f"  [default: {field.default}]"
+        shown = "" if field.default in (None, False, "") else f"  [default: {field.default}]"
         text = f"{doc[0].upper()}{doc[1:]}.{shown}"
         settings: dict[str, Any] = {"default": None, "cls": SectionOption, "section": section, "help": text}
         kind = hints[field.name]
@@ -131,6 +131,6 @@ def dataclass_options(cls: type) -> Callable[[F], F]:
             settings["type"] = _Names(typing.get_args(kind)[0])
         else:
             settings["type"] = kind
-            settings["metavar"] = {int: "N", float: "X", str: "NAME"}[kind]
+            settings["metavar"] = "PATH" if field.metadata.get("path") else {int: "N", float: "X", str: "NAME"}[kind]
         options.append(click.option(name, field.name, **settings))
     return _stack(*options)

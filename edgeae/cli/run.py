@@ -49,7 +49,8 @@ def encode_command(
     check_output(out, ARRAY_FORMATS, force=force)
     with edgeae.load(bundle, device=device, precision=precision) as model:
         rows = load_rows(data, model.manifest.input, label_column=label_column, columns=columns, data_dir=data_dir).x
-        with status("encoding"), create_array(out, (len(rows), model.latent_dim)) as z:
+        latents = [f"z{index}" for index in range(model.latent_dim)]
+        with status("encoding"), create_array(out, (len(rows), model.latent_dim), latents) as z:
             model.encode(rows, out=z)
 
 
@@ -73,7 +74,7 @@ def decode_command(bundle: Path, latents: str, out: Path, device: str, precision
     check_output(out, ARRAY_FORMATS, force=force)
     with edgeae.load(bundle, device=device, precision=precision) as model:
         z = load_data(latents).x
-        with status("decoding"), create_array(out, (len(z), *model.input_shape)) as x_hat:
+        with status("decoding"), create_array(out, (len(z), *model.input_shape), model.feature_names) as x_hat:
             model.decode(z, out=x_hat)
 
 
@@ -124,7 +125,10 @@ def reconstruct_command(
     with edgeae.load(bundle, device=device, precision=precision) as model:
         dataset = load_rows(data, model.manifest.input, label_column=label_column, columns=columns, data_dir=data_dir)
         if out is not None:
-            with status("reconstructing"), create_array(out, (len(dataset.x), *model.input_shape)) as x_hat:
+            with (
+                status("reconstructing"),
+                create_array(out, (len(dataset.x), *model.input_shape), model.feature_names) as x_hat,
+            ):
                 model.reconstruct(dataset.x, out=x_hat)
         if figure is not None:
             x = dataset.x[:rows]
@@ -173,7 +177,9 @@ def score_command(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Score the rows of DATA. Higher is more anomalous; an anomaly is a score that is not below the threshold.
+    """Score the rows of DATA. Higher is more anomalous.
+
+    An anomaly is a row whose score exceeds the threshold or is no number.
 
     Writes the columns row, score, anomaly. Tables are matched by the names of their columns.
 
@@ -242,7 +248,7 @@ def sample_command(
         check_output(check_figure_path(figure), FORMATS, force=force)
     with edgeae.load(bundle, device=device, precision=precision) as model:
         generated = model.sample(rows, seed=seed)
-        with create_array(out, generated.shape) as array:
+        with create_array(out, generated.shape, model.feature_names) as array:
             array[:] = generated
         if figure is not None:
             draw_rows(figure, generated, layout=model.manifest.input.layout, feature_names=model.feature_names)

@@ -234,7 +234,8 @@ def has_missing(
         index = tuple(int(number) for number in np.argwhere(gaps)[0])
         raise InputError(
             f"{where}: {place(index)} is missing (empty or NaN); "
-            "fill missing values with --missing mean (median, zero) or remove such rows"
+            "remove such rows, fill them when training with --missing mean (median, zero), or flag them when scoring "
+            "with --on-invalid flag"
         )
     return True
 

@@ -7,7 +7,7 @@ import csv
 import io
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,13 @@ def check_output(path: str | os.PathLike[str], formats: tuple[str, ...], *, forc
 
 
 @contextlib.contextmanager
-def create_array(path: str | os.PathLike[str], shape: tuple[int, ...]) -> Iterator[Array]:
+def create_array(
+    path: str | os.PathLike[str], shape: tuple[int, ...], names: Sequence[str] | None = None
+) -> Iterator[Array]:
     """Yield a float32 array of `shape` to fill; it is the content of `path` when the block ends without an error.
 
     A .npy file is filled through a memory map, so that it may be larger than memory; a .csv file needs rows that are
-    vectors.
+    vectors, and gets `names` as its header.
 
     Raises:
         InputError: if the file cannot be written, or the rows do not fit the format.
@@ -66,6 +68,10 @@ def create_array(path: str | os.PathLike[str], shape: tuple[int, ...]) -> Iterat
         array = np.empty(shape, np.float32)
         yield array
         with open_atomic(path) as file:
+            if names is not None:
+                header = io.StringIO()
+                csv.writer(header, lineterminator="\n").writerow(names)
+                file.write(header.getvalue().encode())
             for start in range(0, len(array), _BLOCK):
                 np.savetxt(file, array[start : start + _BLOCK], delimiter=",", fmt="%.9g")
         return

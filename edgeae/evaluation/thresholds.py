@@ -17,7 +17,11 @@ _log = logging.getLogger("edgeae")
 
 
 def quantile_threshold(scores: np.ndarray[Any, Any], fpr: float) -> Threshold:
-    """Choose the smallest score that at most a share `fpr` of the given normal rows exceed.
+    """Choose the smallest of the given scores that a fresh normal row exceeds with a probability of at most `fpr`.
+
+    That is the score of rank ceil((n + 1) (1 - fpr)), the finite-sample quantile of split conformal prediction (Vovk et
+    al. 2005; Angelopoulos and Bates 2021, https://arxiv.org/abs/2107.07511). Where the rows are too few to resolve the
+    rate it is the largest score, and the threshold says what that can promise, 1 / (n + 1).
 
     Args:
         scores: [n] scores of normal rows that the model was not trained on.
@@ -27,7 +31,7 @@ def quantile_threshold(scores: np.ndarray[Any, Any], fpr: float) -> Threshold:
         InputError: if `fpr` is out of range or there are no finite scores.
 
     Example:
-        >>> quantile_threshold(np.arange(100, dtype=np.float32), 0.05).value
+        >>> quantile_threshold(np.arange(99, dtype=np.float32), 0.05).value
         94.0
     """
     if not 0 < fpr < 1:
@@ -35,12 +39,13 @@ def quantile_threshold(scores: np.ndarray[Any, Any], fpr: float) -> Threshold:
     finite = np.sort(scores[np.isfinite(scores)])
     if not len(finite):
         raise InputError("threshold: there are no finite scores of normal rows to take a quantile of")
-    if len(finite) * fpr < 1:
+    promised = 1 / (len(finite) + 1)
+    if promised > fpr:
         _log.warning(
-            "threshold: %d normal rows cannot resolve a false-alarm rate of %g; the largest of their scores is used",
-            len(finite),
-            fpr,
+            "threshold: %d normal rows cannot resolve a false-alarm rate of %g; the largest of their scores is used, "
+            "which promises %.2g; give more with calibrate (--calibrate DATA)",
+            *(len(finite), fpr, promised),
         )
-    allowed = math.floor(len(finite) * fpr + 1e-9)
-    value = float(np.float32(finite[len(finite) - 1 - allowed]))
-    return Threshold(value=value, method="quantile", fpr=fpr, rows=len(finite))
+    above = max(0, math.floor((len(finite) + 1) * fpr + 1e-9) - 1)
+    value = float(np.float32(finite[len(finite) - 1 - above]))
+    return Threshold(value=value, method="quantile", fpr=max(fpr, promised), rows=len(finite))

@@ -20,6 +20,7 @@ import edgeae
 from edgeae.bundle import Bundle, Manifest
 from edgeae.bundle.atomic import check_new
 from edgeae.bundle.bundle import GRAPHS, describe_file, pack_arrays
+from edgeae.bundle.guard import check_graph
 from edgeae.bundle.manifest import (
     FORMAT_VERSION,
     SCORES,
@@ -36,7 +37,7 @@ from edgeae.bundle.manifest import (
     Threshold,
 )
 from edgeae.data import load_data, normalise
-from edgeae.errors import InputError
+from edgeae.errors import BundleError, ExportError, InputError
 from edgeae.evaluation import auroc, quantile_threshold, rank_correlation
 from edgeae.export.assemble import Cores, Plan, assemble, graph_metadata
 from edgeae.export.cores import export_core
@@ -83,6 +84,7 @@ def export_bundle(
     output_activation: str = "linear",
     layout: Layout | None = None,
     feature_names: Sequence[str] | None = None,
+    label_column: str | None = None,
     force: bool = False,
 ) -> Bundle:
     """Export encoder, decoder and a fused scorer as ONNX graphs, check them against PyTorch, write a bundle.
@@ -107,6 +109,7 @@ def export_bundle(
         output_activation: For a pair: "sigmoid" if the decoder returns logits.
         layout: For a pair: what the axes of a row mean where it is not plain.
         feature_names: For a pair: names of the values of a vector.
+        label_column: Where the labels of `calibrate` are; by default where those of the training data were.
         force: Replace what stands at `path`.
 
     Returns:
@@ -138,6 +141,7 @@ def export_bundle(
         output_activation=output_activation,
         layout=layout,
         feature_names=tuple(feature_names) if feature_names is not None else None,
+        label_column=label_column,
     )
     if input_dtype == "uint8" and made.dtype != "uint8":
         raise InputError(
@@ -261,6 +265,7 @@ def _export_precision(
         for role in GRAPHS:
             metadata = graph_metadata(role, plan, variant=source.variant, precision=kind, threshold=threshold)
             graphs[role] = assemble(role, cores, plan, metadata).SerializeToString(deterministic=True)
+            _check_allowed(role, graphs[role], plan)
         return graphs
 
     draft = build(0.0)
@@ -294,6 +299,18 @@ def _export_precision(
         quality=quality,
     )
     return _Exported(graphs, golden, entry, scores)
+
+
+def _check_allowed(role: str, graph: bytes, plan: Plan) -> None:
+    """Hold a graph against the guard, so that what is exported can be loaded."""
+    row, latent = plan.input.shape, (plan.latent_dim,)
+    tensors = {"encoder": (row, "z", latent), "decoder": (latent, "x_hat", row), "scorer": (row, "score", ())}
+    shape, name, result = tensors[role]
+    source = ("z", "float32", shape) if role == "decoder" else ("x", plan.input.dtype, shape)
+    try:
+        check_graph(graph, where=f"the {role}", source=source, target=(name, "float32", result), batch=plan.batch)
+    except BundleError as problem:
+        raise ExportError(f"{problem}; export/FORMAT.md lists what graphs may hold") from None
 
 
 def _threshold(scores: Array, fpr: float, fixed: float | None) -> Threshold:

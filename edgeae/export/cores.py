@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import io
 import logging
 import math
+import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import onnx
@@ -92,6 +94,10 @@ class Network:
         if variational and (len(encoded) != 2 or encoded[1].shape != z.shape):
             raise ExportError("an encoder that returns several tensors must return (mean, log variance) of one shape")
         network = Network(encoder, decoder, tuple(rows.shape[1:]), tuple(z.shape[1:]), variational, sigmoid)
+        if not all(bool(torch.isfinite(weight).all()) for part in (encoder, decoder) for weight in part.parameters()):
+            raise ExportError(
+                "the model has weights that are not finite: its training diverged; train with a lower rate"
+            )
         if not torch.equal(network.encode(rows)[0], z.flatten(1)) or not torch.equal(
             network.decode(z.flatten(1)), decoded
         ):
@@ -165,8 +171,7 @@ def export_core(network: Network, role: str, *, opset: int, half: bool = False) 
                 verbose=False,
             )
     except Exception as problem:  # the exporter raises whatever its many stages raise
-        reason = str(problem).strip().splitlines() or [type(problem).__name__]
-        raise ExportError(f"PyTorch cannot export the {role} as ONNX: {reason[0]}") from problem
+        raise ExportError(f"PyTorch cannot export the {role} as ONNX: {_reason(problem)}") from problem
     if program is None:
         raise ExportError(f"PyTorch's exporter returned nothing for the {role}")
     model = program.model_proto
@@ -207,16 +212,20 @@ def _quiet() -> Iterator[None]:
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stderr(io.StringIO()),
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
         logger.setLevel(level)
 
 
-def last_operator(graph: onnx.GraphProto, names: Sequence[str]) -> onnx.NodeProto | None:
-    """Return the node that makes the graph's first output if its operator is one of `names`."""
-    for node in reversed(graph.node):
-        if graph.output[0].name in node.output:
-            return node if node.op_type in names else None
-    return None
+def _reason(problem: BaseException) -> str:
+    """Return the first line of what was at the bottom of it, without the exporter's report around it."""
+    while problem.__cause__ is not None:
+        problem = problem.__cause__
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", str(problem)).strip().splitlines()
+    return lines[0] if lines else type(problem).__name__

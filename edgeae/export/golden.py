@@ -79,7 +79,7 @@ def golden_file(
     tensors = {"z": results.z, "x_hat": results.x_hat, "score": results.score}
     rtol, share = _TOLERANCE[precision]
     tolerance = {
-        name: Tolerance(rtol=rtol, atol=share * max(float(np.sqrt(np.mean(np.square(values)))), 1e-6))
+        name: Tolerance(rtol=rtol, atol=share * max(float(np.sqrt(np.mean(np.square(values, dtype=np.float64)))), 1e-6))
         for name, values in tensors.items()
     }
     return pack_arrays(x=x, **tensors), tolerance

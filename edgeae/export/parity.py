@@ -137,6 +137,13 @@ def check_parity(
     rows = near_ties = 0
     for x in samples:
         expected, exact = reference(network, plan, x), None
+        if (
+            not all(np.isfinite(values).all() for values in vars(expected).values())
+            or np.abs(expected.score).max() > 1e30
+        ):
+            raise ExportError(
+                "parity: the model's results overflow float32 on rows of the data's range; did it diverge?"
+            )
         for batch in batches:
             part = x[: max(batch, 1)] if plan.batch is None else x
             wanted = Results(expected.z[: len(part)], expected.x_hat[: len(part)], expected.score[: len(part)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgeae.bundle.manifest import Dtype, Layout, Normalisation, NormalisationKind, Provenance
-from edgeae.data import Dataset, fit_normalisation, load_data, normalise
+from edgeae.bundle.manifest import Dtype, Input, Layout, Normalisation, NormalisationKind, Provenance
+from edgeae.data import Dataset, fit_normalisation, load_data, load_rows, normalise
 from edgeae.errors import ExportError, InputError
 from edgeae.export.cores import Network
 from edgeae.training import Run
@@ -51,8 +52,10 @@ class Source:
         return self.network.row_shape
 
 
-def from_run(run: Run, calibrate: object | None) -> Source:
+def from_run(run: Run, calibrate: object | None, label_column: str | None) -> Source:
     """Make a source of a training run; `calibrate` replaces its reference rows.
+
+    Columns of a table are matched by name. Its labels are in `label_column`, or where the run had them.
 
     Raises:
         InputError: if the calibration rows are not of the shape the model was trained on.
@@ -60,11 +63,7 @@ def from_run(run: Run, calibrate: object | None) -> Source:
     reference = run.reference
     normal, anomalies = reference.x_validation, reference.x_anomaly
     if calibrate is not None:
-        normal, anomalies = _split_labels(_dataset(calibrate, run.config.layout, "calibrate"))
-        if normal.shape[1:] != run.config.input_shape:
-            raise InputError(
-                f"calibrate: rows of shape {normal.shape[1:]}, the model was trained on {run.config.input_shape}"
-            )
+        normal, anomalies = _split_labels(_calibration(run, calibrate, label_column))
     rows = torch.from_numpy(normalise(normal[:2], run.normalisation, run.config.layout))
     network = Network.of(run.model.encoder, run.model.decoder, rows, sigmoid=run.config.output_activation == "sigmoid")
     return Source(
@@ -104,13 +103,19 @@ def from_modules(
     """
     given = calibrate if calibrate is not None else example
     if given is None:
-        raise InputError("example: needed to export a pair of modules; give a few rows of your data, [n, *row]")
+        raise InputError(
+            "calibrate: normal rows [n, *row] are needed to export a pair of modules (or a few rows as example=, "
+            "with threshold=)"
+        )
     data = _dataset(given, layout, "example" if calibrate is None else "calibrate")
     rows, anomalies = _split_labels(data)
     if normalisation is None:
         normalisation = "none"
     if not isinstance(normalisation, Normalisation):
         normalisation = fit_normalisation(rows, normalisation, data.layout)
+    names = feature_names or data.feature_names
+    if names is not None and (data.layout != "vector" or len(names) != data.row_shape[0]):
+        raise InputError(f"feature_names: {len(names)} names for rows of shape {data.row_shape}")
     network = Network.of(
         *modules,
         torch.from_numpy(normalise(rows[:2], normalisation, data.layout)),
@@ -121,7 +126,7 @@ def from_modules(
         normalisation=normalisation,
         layout=data.layout,
         dtype="uint8" if data.whole_numbers and data.is_image else "float32",
-        feature_names=feature_names or data.feature_names,
+        feature_names=names,
         minimum=float(rows.min()),
         maximum=float(rows.max()),
         normal=rows if calibrate is not None else rows[:0],
@@ -143,12 +148,13 @@ def load_source(
     output_activation: str,
     layout: Layout | None,
     feature_names: tuple[str, ...] | None,
+    label_column: str | None,
 ) -> Source:
     """Tell a run from a pair of modules; see `export_bundle` for the arguments."""
     if isinstance(source, Run):
-        return from_run(source, calibrate)
+        return from_run(source, calibrate, label_column)
     if isinstance(source, str | os.PathLike):
-        return from_run(Run.load(source), calibrate)
+        return from_run(Run.load(source), calibrate, label_column)
     if isinstance(source, tuple | list) and len(source) == 2 and all(isinstance(part, nn.Module) for part in source):
         return from_modules(
             (source[0], source[1]),
@@ -171,6 +177,17 @@ def _dataset(rows: object, layout: Layout | None, argument: str) -> Dataset:
         return load_data(rows, layout=layout)
     except InputError as problem:
         raise InputError(f"{argument}: {problem}") from None
+
+
+def _calibration(run: Run, calibrate: object, label_column: str | None) -> Dataset:
+    row = Input(run.config.input_shape, "float32", run.config.layout, run.feature_names)
+    try:
+        if label_column is None and run.options.label_column is not None:
+            with contextlib.suppress(InputError):  # rows of another file need not be labelled
+                return load_rows(calibrate, row, label_column=run.options.label_column)
+        return load_rows(calibrate, row, label_column=label_column)
+    except InputError as problem:
+        raise InputError(f"calibrate: {problem}") from None
 
 
 def _split_labels(data: Dataset) -> tuple[Rows, Rows | None]:

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 from edgeae.models.config import ModelConfig, ObjectiveConfig
 
 if TYPE_CHECKING:
-    from edgeae.models.autoencoder import Autoencoder, fold_batchnorm
+    from edgeae.models.autoencoder import Autoencoder
     from edgeae.models.objective import Objective
 
-__all__ = ["Autoencoder", "ModelConfig", "Objective", "ObjectiveConfig", "fold_batchnorm"]
+__all__ = ["Autoencoder", "ModelConfig", "Objective", "ObjectiveConfig"]
 
 _LAZY = {
     "Autoencoder": "edgeae.models.autoencoder",
-    "fold_batchnorm": "edgeae.models.autoencoder",
     "Objective": "edgeae.models.objective",
 }
 

@@ -80,7 +80,11 @@ def draw_reconstructions(
     x, x_hat = x.astype(np.float32), x_hat.astype(np.float32)
     if normalisation is not None and layout not in _IMAGES:
         x, x_hat = (normalise(rows, normalisation, layout) for rows in (x, x_hat))
-    figure = _images([x, x_hat], layout, scores) if layout in _IMAGES else _lines([x, x_hat], scores, feature_names)
+    if layout in _IMAGES:
+        figure = _images([x, x_hat], layout, scores)
+    else:
+        label = None if normalisation is None else "normalised"
+        figure = _lines([x, x_hat], scores, feature_names, label)
     if title:
         figure.suptitle(title, color=_INK, fontsize=11)
     _save(figure, path)
@@ -181,7 +185,9 @@ def _images(kinds: Sequence[Array], layout: Layout, scores: Array | None) -> Fig
                     color=_INK,
                 )
         if scores is not None:
-            axes[height * band + height - 1, column].set_title(f"{scores[index]:.3g}", fontsize=7, color=_INK, y=-0.3)
+            axes[height * band + height - 1, column].set_title(
+                f"score {scores[index]:.3g}", fontsize=6, color=_INK, y=-0.3
+            )
     return figure
 
 
@@ -193,18 +199,22 @@ def _show(axis: Axes, row: Array, layout: Layout, low: float, high: float) -> No
     axis.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
 
 
-def _lines(kinds: Sequence[Array], scores: Array | None, names: Sequence[str] | None) -> Figure:
+def _lines(
+    kinds: Sequence[Array], scores: Array | None, names: Sequence[str] | None, label: str | None = None
+) -> Figure:
     shown = len(kinds[0])
     figure = _new_figure(8.0, 1.1 * shown + 0.7)
     axes = figure.subplots(shown, 1, squeeze=False, sharex=True)[:, 0]
     for index, axis in enumerate(axes):
-        for rows, label, colour, style in zip(kinds, _LABELS, _COLOURS, ("-", "--"), strict=False):
-            axis.plot(rows[index], color=colour, linewidth=1.2, linestyle=style, label=label)
+        for rows, kind, colour, style in zip(kinds, _LABELS, _COLOURS, ("-", "--"), strict=False):
+            axis.plot(rows[index], color=colour, linewidth=1.2, linestyle=style, marker=".", label=kind)
         axis.tick_params(labelsize=7)
         for side in ("top", "right"):
             axis.spines[side].set_visible(False)
         if scores is not None:
-            axis.set_title(f"score {scores[index]:.4g}", loc="right", fontsize=7, color=_INK)
+            axis.set_title(f"row {index}, score {scores[index]:.4g}", loc="right", fontsize=7, color=_INK)
+        if label is not None:
+            axis.set_ylabel(label, fontsize=7, color=_INK)
     if len(kinds) > 1:
         handles, labels = axes[0].get_legend_handles_labels()
         # a window has one line per channel: one entry for each kind of line is enough

@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import re
+import shutil
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -89,7 +90,9 @@ def create_session(data: bytes, device: Device, options: Options) -> Any:
 def _choose_automatically() -> Device:
     """Choose once per process, so that what was chosen is logged once."""
     if CUDA not in ort.get_available_providers():
-        log.info("device auto: cpu, because %s has no CUDA provider", _wheels())
+        # news only where there is a GPU to be missed
+        level = logging.INFO if shutil.which("nvidia-smi") else logging.DEBUG
+        log.log(level, "device auto: cpu, because %s has no CUDA provider", _wheels())
         return Device("cpu")
     try:
         device = choose_device("cuda")

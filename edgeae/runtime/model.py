@@ -52,8 +52,8 @@ def load(
         path: The bundle, a directory or a .zip file.
         device: "cpu"; "cuda" or "cuda:1", which raise unless the device works; or "auto", which takes a working CUDA
             device, else the CPU, and logs (logger "edgeae") which and why.
-        precision: "fp32", or "fp16" or "int8" where the bundle has them. "auto" leaves the choice to a measurement
-            by `edgeae tune`; without one it is fp32.
+        precision: "fp32", or "fp16" or "int8" where the bundle has them. "auto" is for a
+            choice by measurement on this machine; as long as nothing was measured it is fp32.
         profile: "throughput" spreads large inputs over all cores, "latency" keeps every call in the calling thread.
         on_invalid: What to do with rows that hold NaN, infinity or values beyond float32: "raise", or "flag", which
             gives such rows NaN as their result (and so predicts an anomaly). One row never changes another.
@@ -272,7 +272,7 @@ class Autoencoder:
             InputError: if there is no such role.
         """
         for role in roles or TENSORS:
-            if role not in TENSORS:
+            if not isinstance(role, str) or role not in TENSORS:
                 raise InputError(f"prepare: {role!r} is not one of {', '.join(TENSORS)}")
             self._graph(role)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from edgeae.bundle import Bundle
+from edgeae.bundle.guard import check_graph
 from edgeae.errors import BundleError, DeviceError, EdgeaeError
 from edgeae.runtime.device import Device, create_session
 from edgeae.runtime.inputs import Array, address
@@ -20,11 +22,9 @@ __all__ = ["TENSORS", "Binding", "Graph"]
 # role: (what it reads, what it gives)
 TENSORS = {"encoder": ("x", "z"), "decoder": ("z", "x_hat"), "scorer": ("x", "score")}
 
-ORT_TYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
-
 
 class Graph:
-    """A session whose device, inputs, outputs and metadata are what the manifest says.
+    """A session whose graph passed the guard and whose device and metadata are what the manifest says.
 
     Any number of threads may run it at once, each through bindings of its own.
 
@@ -53,7 +53,14 @@ class Graph:
         self.device = device
 
         data = bundle.graph(precision, role)
-        # The guard against hostile graphs goes here: between the checked bytes and ONNX Runtime.
+        info = check_graph(
+            data,
+            where=self.where,
+            source=(self.source, self.source_dtype.name, self.source_shape),
+            target=(self.target, "float32", self.target_shape),
+            batch=manifest.batch,
+        )
+        self._check_metadata(info.metadata, bundle, precision)
         try:
             self.session = create_session(data, device, options)
         except EdgeaeError:
@@ -62,35 +69,11 @@ class Graph:
             reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
             raise BundleError(f"{self.where}: ONNX Runtime {ort.__version__} cannot load it: {reason}") from problem
         self.run_options = options.run_options()
-        self._check_tensors(manifest.batch)
-        self._check_metadata(bundle, precision)
         self._idle: list[Binding] = []
 
-    def _check_tensors(self, batch: int | None) -> None:
-        wanted = (
-            ("input", self.session.get_inputs(), self.source, self.source_shape, self.source_dtype),
-            ("output", self.session.get_outputs(), self.target, self.target_shape, np.dtype("float32")),
-        )
-        for kind, found, name, shape, dtype in wanted:
-            if [each.name for each in found] != [name]:
-                raise BundleError(
-                    f"{self.where}: its {kind}s are {[each.name for each in found]}, expected [{name!r}]; "
-                    "export the bundle again"
-                )
-            (tensor,) = found
-            first = tensor.shape[0] if tensor.shape else 0
-            fits = isinstance(first, str) if batch is None else first == batch
-            if ORT_TYPES.get(tensor.type) != dtype.name or not fits or list(tensor.shape[1:]) != list(shape):
-                expected = [batch or "batch", *shape]
-                raise BundleError(
-                    f"{self.where}: {kind} {name!r} is {tensor.type} {tensor.shape}, the manifest says {dtype} "
-                    f"{expected}; export the bundle again"
-                )
-
-    def _check_metadata(self, bundle: Bundle, precision: str) -> None:
+    def _check_metadata(self, found: Mapping[str, str], bundle: Bundle, precision: str) -> None:
         manifest = bundle.manifest
         row = manifest.input
-        found = self.session.get_modelmeta().custom_metadata_map
         wanted = {
             "format_version": str(manifest.format_version),
             "role": self.role,
@@ -149,6 +132,7 @@ class Binding:
         self._run = graph.session._sess.run_with_iobinding
         self._options = graph.run_options
         self._uploads: tuple[Any, Array] | None = None
+        self._kept: tuple[Array, Array] | None = None
 
     def bind(self, rows: int, source: int, target: int) -> None:
         """Bind `rows` rows at the addresses `source` and `target`, which must stay valid until the run has ended."""
@@ -157,6 +141,7 @@ class Binding:
 
     def bind_for_good(self, source: Array, target: Array) -> None:
         """Bind two arrays that are written and read again and again; on a GPU the input gets a place there."""
+        self._kept = source, target  # ONNX Runtime has their addresses only: they must live as long as the binding
         self.bind(len(source), address(source), address(target))
         if self._device.kind == "cuda":
             place = ort.OrtValue.ortvalue_from_numpy(source, "cuda", self._device.index)

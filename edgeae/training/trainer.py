@@ -117,10 +117,24 @@ def train(
     if state is not None:
         _check_resumable(state, prepared, out)
     job = _job(rows, prepared, dataset, state_path(out), state)
-    log.info("%s", prepared.plan.model.describe())
+    log.info(
+        "%s; normalise %s, loss %s, %d epochs",
+        *(prepared.plan.model.describe(), prepared.plan.options.normalise, prepared.plan.objective.loss),
+        chosen(prepared.plan.options.epochs),
+    )
     state, outcome = _launch(fabric, job, progress, out)
     record = _record(rows, prepared, dataset, state, outcome)
     _report(record)
+    if not outcome.validation_mse < outcome.variance:
+        log.warning("the model reconstructs no better than the mean of its rows would; a lower lr may help")
+    if prepared.plan.model.bottleneck != "sparse" and prepared.plan.model.latent_dim >= prepared.plan.model.values:
+        log.warning(
+            "the latent has %d values and a row %d: such a model can copy anything, anomalies too; use a smaller one",
+            prepared.plan.model.latent_dim,
+            prepared.plan.model.values,
+        )
+    if wanted.missing != "refuse":
+        log.warning("missing values are filled in training only; the bundle refuses or flags rows that have any")
     if fabric.is_global_zero:
         write_run(
             out,
@@ -308,6 +322,11 @@ def _fabric(options: TrainConfig) -> Fabric:
     asked = f"device {options.device!r} with devices {options.devices}"
     if number and (options.devices != 1 or not number.isdigit()):
         raise DeviceError(f"{asked}: a device is a name, or a name and one number such as 'cuda:1', with devices 1")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(
+            f"{asked}: PyTorch {torch.__version__} finds no CUDA device; check nvidia-smi and that PyTorch is a CUDA "
+            "build, or use device 'cpu'"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what they say is said below, as an error

@@ -1,0 +1,38 @@
+"""`python -m tests.fuzz --hours 8`: fuzz, print what was seen, and keep what went wrong in a folder."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+import time
+from pathlib import Path
+
+from tests.fuzz.run import describe, fuzz
+
+
+def main() -> int:
+    """Fuzz in rounds of a minute; return 1 if something was found."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("--hours", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("-o", "--out", type=Path, default=Path("fuzz-findings"), help="a folder for what went wrong")
+    options = parser.parse_args()
+    until = time.monotonic() + options.hours * 3600
+    seed, found = options.seed, False
+    while (left := until - time.monotonic()) > 0:
+        findings = fuzz(seconds=min(60.0, left), seed=seed)
+        sys.stdout.write(f"seed {seed}: {dict(findings.verdicts)}, {len(findings.bad)} bad\n")
+        for name, what, data in findings.bad:
+            found = True
+            options.out.mkdir(parents=True, exist_ok=True)
+            path = options.out / f"{name}-{hashlib.sha256(data).hexdigest()[:12]}.onnx"
+            path.write_bytes(data)
+            sys.stdout.write(f"  {path}: {what}: {describe(data)}\n")
+        sys.stdout.flush()
+        seed += 1
+    return int(found)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,79 @@
+"""The fuzzer: mutate samples, ask the guard, and give what it lets pass to ONNX Runtime in a child process."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+from edgeae.bundle.protobuf import parse_model
+from edgeae.errors import BundleError
+from tests.fuzz.mutate import mutate_bytes, mutate_structure
+from tests.fuzz.samples import Sample, samples
+from tests.fuzz.worker import Worker
+
+# so that what passes needs little memory and time, and more than that is a finding
+TIGHT = {"activation": 2**20, "activations": 2**22, "work": 2**26, "constant_work": 2**24}
+SLOW = 2.0
+
+
+@dataclass
+class Findings:
+    """What a run has seen.
+
+    Attributes:
+        verdicts: How often each: refused by the guard, ran, refused by ONNX Runtime.
+        bad: Sample, what went wrong, and the bytes that did it.
+    """
+
+    verdicts: Counter[str] = field(default_factory=Counter)
+    bad: list[tuple[str, str, bytes]] = field(default_factory=list)
+
+
+def judge(sample: Sample, data: bytes, worker: Worker, findings: Findings) -> None:
+    """Give `data` to the guard and, if it passes, to ONNX Runtime."""
+    began = time.process_time()
+    try:
+        sample.check(data, **TIGHT)
+    except BundleError as problem:
+        findings.verdicts["guard"] += 1
+        if "\n" in str(problem):
+            findings.bad.append((sample.name, "a message of several lines", data))
+        return
+    except Exception as problem:  # whatever else the guard raises is what we look for
+        findings.bad.append((sample.name, f"the guard raised {type(problem).__name__}: {problem}", data))
+        return
+    finally:
+        if time.process_time() - began > SLOW:
+            findings.bad.append((sample.name, "the guard took too long", data))
+    (_, dtype, row), (_, _, target) = sample.source, sample.target
+    verdict = worker.run(data, dtype, row, target, sample.batch)
+    findings.verdicts[verdict.split()[0].rstrip(":")] += 1
+    if not verdict.startswith(("ran", "refused")):
+        findings.bad.append((sample.name, verdict, data))
+
+
+def fuzz(*, seconds: float | None = None, rounds: int | None = None, seed: int = 0) -> Findings:
+    """Mutate for `seconds`, or for a fixed number of rounds."""
+    rng = random.Random(seed)
+    findings = Findings()
+    pool = list(samples().values())
+    until = None if seconds is None else time.monotonic() + seconds
+    done = 0
+    with Worker() as worker:
+        while (rounds is None or done < rounds) and (until is None or time.monotonic() < until):
+            sample = rng.choice(pool)
+            data = mutate_structure(sample.data, rng) if rng.random() < 0.7 else mutate_bytes(sample.data, rng)
+            judge(sample, data, worker, findings)
+            done += 1
+    return findings
+
+
+def describe(data: bytes) -> str:
+    """Return a finding's nodes in a few words, or what the parser says to it."""
+    try:
+        nodes = parse_model(data)["graph"]["nodes"]
+    except Exception as problem:  # a finding may be anything
+        return f"{type(problem).__name__}: {problem}"
+    return "; ".join(f"{node.get('op')}({', '.join(node['inputs'])})" for node in nodes)
