@@ -270,6 +270,11 @@ def _export_precision(
 
     draft = build(0.0)
     parity = check_parity(source.network, plan, draft, random, normal, strict=not half, tolerance=FP32_TOLERANCE)
+    if parity.near_ties:
+        _log.info(
+            "%s: %d of %d rows set aside from the comparison: a k-sparse unit is within rounding of its neighbour",
+            *(kind, parity.near_ties, parity.rows),
+        )
     scores = run_graph(draft["scorer"], normal, batch=plan.batch)
     threshold = _threshold(scores, fpr, fixed)
     quality = _quality(source, plan, draft, parity, scores, threshold, fp32)
