@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgeae.bundle import guard, protobuf
-from edgeae.bundle.operators import DTYPES, INPUTS, OPERATORS
+from edgeae.bundle import protobuf
+from edgeae.bundle.guard import check as guard
+from edgeae.bundle.guard.operators import DTYPES, INPUTS, OPERATORS
 
 FORMAT = Path(__file__).parents[1] / "export" / "FORMAT.md"
 BEGIN, END = "<!-- operators:begin -->\n", "<!-- operators:end -->\n"

@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeae.bundle.bundle import GRAPHS, Bundle
 from edgeae.bundle.guard import GraphInfo, Limits, Tensor, check_graph
-from edgeae.bundle.operators import OPERATORS
+from edgeae.bundle.guard.operators import OPERATORS
 from edgeae.bundle.protobuf import parse_model, with_metadata
 from edgeae.errors import BundleError
 from tests.bundles import Recipe, make_bundle

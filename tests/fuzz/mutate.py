@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from edgeae.bundle.operators import OPERATORS, Attribute
+from edgeae.bundle.guard.operators import OPERATORS, Attribute
 
 INTEGERS = (
     *(-(2**63), -(2**31), -(2**16), -9, -2, -1, 0, 1, 2, 3, 4, 5, 7, 8, 16, 255, 256, 1000, 65535, 65536, 2**26),

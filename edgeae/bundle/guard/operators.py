@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from edgeae.bundle import shapes
-from edgeae.bundle.shapes import BOOL, FLOAT, FLOAT16, INT8, INT32, INT64, UINT8, Node, Value
+from edgeae.bundle.guard import arithmetic, arrange, quantised, windows
+from edgeae.bundle.guard.values import BOOL, FLOAT, FLOAT16, INT8, INT32, INT64, UINT8, Node, Value
 
 __all__ = ["DTYPES", "INPUTS", "OPERATORS", "Attribute", "Operator"]
 
@@ -167,30 +167,30 @@ _PER_CHANNEL = "one number per channel"
 
 OPERATORS: Final[Mapping[tuple[str, str], Operator]] = {
     # elementwise
-    **_group("Add Sub Mul Div", Operator("T T", shapes.elementwise)),
-    **_group("Max Min Sum Mean", Operator("T T*", shapes.elementwise)),
-    **_group("Pow", Operator("T N", shapes.elementwise)),
-    **_group("Equal Greater GreaterOrEqual Less LessOrEqual", Operator("T T", shapes.compare)),
-    **_group("And Or", Operator("B B", shapes.compare)),
-    **_group("Not", Operator("B", shapes.same)),
-    **_group("Where", Operator("B A A", shapes.select)),
+    **_group("Add Sub Mul Div", Operator("T T", arithmetic.elementwise)),
+    **_group("Max Min Sum Mean", Operator("T T*", arithmetic.elementwise)),
+    **_group("Pow", Operator("T N", arithmetic.elementwise)),
+    **_group("Equal Greater GreaterOrEqual Less LessOrEqual", Operator("T T", arithmetic.compare)),
+    **_group("And Or", Operator("B B", arithmetic.compare)),
+    **_group("Not", Operator("B", arithmetic.same)),
+    **_group("Where", Operator("B A A", arithmetic.select)),
     **_group(
         "Abs Ceil Erf Exp Floor HardSwish Log Mish Neg Reciprocal Relu Round Sigmoid Sign Softplus Softsign Sqrt Tanh",
-        Operator("T", shapes.same),
+        Operator("T", arithmetic.same),
     ),
-    **_group("Celu", Operator("T", shapes.same, {"alpha": _number(1.0, 1e-6)})),
-    **_group("Elu ThresholdedRelu", Operator("T", shapes.same, {"alpha": _number(1.0)})),
-    **_group("LeakyRelu", Operator("T", shapes.same, {"alpha": _number(0.01)})),
-    **_group("Selu", Operator("T", shapes.same, {"alpha": _number(1.67326319), "gamma": _number(1.05070102)})),
-    **_group("HardSigmoid", Operator("T", shapes.same, {"alpha": _number(0.2), "beta": _number(0.5)})),
-    **_group("Gelu", Operator("T", shapes.same, {"approximate": _word(b"none", b"tanh")}, since=20)),
-    **_group("PRelu", Operator("T T", shapes.prelu)),
-    **_group("Clip", Operator("T T? T?", shapes.clip, note="bounds are scalars")),
+    **_group("Celu", Operator("T", arithmetic.same, {"alpha": _number(1.0, 1e-6)})),
+    **_group("Elu ThresholdedRelu", Operator("T", arithmetic.same, {"alpha": _number(1.0)})),
+    **_group("LeakyRelu", Operator("T", arithmetic.same, {"alpha": _number(0.01)})),
+    **_group("Selu", Operator("T", arithmetic.same, {"alpha": _number(1.67326319), "gamma": _number(1.05070102)})),
+    **_group("HardSigmoid", Operator("T", arithmetic.same, {"alpha": _number(0.2), "beta": _number(0.5)})),
+    **_group("Gelu", Operator("T", arithmetic.same, {"approximate": _word(b"none", b"tanh")}, since=20)),
+    **_group("PRelu", Operator("T T", arithmetic.prelu)),
+    **_group("Clip", Operator("T T? T?", arithmetic.clip, note="bounds are scalars")),
     **_group(
         "Cast",
         Operator(
             "X",
-            shapes.cast,
+            arithmetic.cast,
             {
                 "to": Attribute("int", choices=(FLOAT, INT32, INT64, BOOL, FLOAT16), required=True),
                 "saturate": _flag(1),
@@ -200,25 +200,25 @@ OPERATORS: Final[Mapping[tuple[str, str], Operator]] = {
             note="to float32, int32, int64, bool or float16",
         ),
     ),
-    **_group("Softmax LogSoftmax", Operator("T", shapes.softmax, {"axis": _AXIS}, note=_NOT_BATCH)),
+    **_group("Softmax LogSoftmax", Operator("T", arithmetic.softmax, {"axis": _AXIS}, note=_NOT_BATCH)),
     # normalisation
     **_group(
         "BatchNormalization",
         Operator(
             "T T T T T",
-            shapes.batch_norm,
+            arithmetic.batch_norm,
             {"epsilon": _EPSILON, "momentum": _number(0.9, 0.0, 1.0), "training_mode": _only(0)},
             note=_PER_CHANNEL,
         ),
     ),
     **_group(
-        "InstanceNormalization", Operator("T T T", shapes.instance_norm, {"epsilon": _EPSILON}, note=_PER_CHANNEL)
+        "InstanceNormalization", Operator("T T T", arithmetic.instance_norm, {"epsilon": _EPSILON}, note=_PER_CHANNEL)
     ),
     **_group(
         "GroupNormalization",
         Operator(
             "T T T",
-            shapes.group_norm,
+            arithmetic.group_norm,
             {"epsilon": _EPSILON, "num_groups": _integer(None, 1, 2**20), "stash_type": _only(1)},
             since=21,
             note=_PER_CHANNEL,
@@ -228,7 +228,7 @@ OPERATORS: Final[Mapping[tuple[str, str], Operator]] = {
         "LayerNormalization",
         Operator(
             "T T T?",
-            shapes.layer_norm,
+            arithmetic.layer_norm,
             {"axis": _AXIS, "epsilon": _EPSILON, "stash_type": _only(1)},
             note="scale and bias of the normalised shape, " + _NOT_BATCH,
         ),
@@ -238,61 +238,64 @@ OPERATORS: Final[Mapping[tuple[str, str], Operator]] = {
         "Gemm",
         Operator(
             "T T T?",
-            shapes.gemm,
+            arithmetic.gemm,
             {"alpha": _number(1.0), "beta": _number(1.0), "transA": _only(0), "transB": _flag()},
             note=_ROWS_LEFT,
         ),
     ),
-    **_group("MatMul", Operator("T T", shapes.matmul, note="no sum over the batch")),
-    **_group("Conv", Operator("T T T?", shapes.conv, _CONV, note="1 to 3 spatial axes, weights are constants")),
+    **_group("MatMul", Operator("T T", arithmetic.matmul, note="no sum over the batch")),
+    **_group("Conv", Operator("T T T?", windows.conv, _CONV, note="1 to 3 spatial axes, weights are constants")),
     **_group(
         "ConvTranspose",
-        Operator("T T T?", shapes.conv_transpose, {**_CONV, "output_padding": _list(0, 1024)}, note="as Conv"),
+        Operator("T T T?", windows.conv_transpose, {**_CONV, "output_padding": _list(0, 1024)}, note="as Conv"),
     ),
     **_group(
         "MaxPool",
-        Operator("T", shapes.pool, {**_DILATED, "ceil_mode": _only(0), "storage_order": _only(0)}, note="no indices"),
+        Operator("T", windows.pool, {**_DILATED, "ceil_mode": _only(0), "storage_order": _only(0)}, note="no indices"),
     ),
     **_group(
-        "AveragePool", Operator("T", shapes.pool, {**_DILATED, "ceil_mode": _only(0), "count_include_pad": _flag()})
+        "AveragePool", Operator("T", windows.pool, {**_DILATED, "ceil_mode": _only(0), "count_include_pad": _flag()})
     ),
-    **_group("GlobalAveragePool GlobalMaxPool", Operator("T", shapes.global_pool)),
+    **_group("GlobalAveragePool GlobalMaxPool", Operator("T", windows.global_pool)),
     # reductions
     **_group(
         "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceSum ReduceSumSquare",
-        Operator("T K", shapes.reduction, _REDUCTION, note=_NOT_BATCH),
+        Operator("T K", arithmetic.reduction, _REDUCTION, note=_NOT_BATCH),
     ),
     **_group(
         "TopK",
         Operator(
-            "T K", shapes.topk, {"axis": _AXIS, "largest": _flag(1), "sorted": _flag(1)}, outputs=2, note=_NOT_BATCH
+            "T K", arithmetic.topk, {"axis": _AXIS, "largest": _flag(1), "sorted": _flag(1)}, outputs=2, note=_NOT_BATCH
         ),
     ),
     # shapes
-    **_group("Identity", Operator("X", shapes.same, of_shapes=True)),
+    **_group("Identity", Operator("X", arithmetic.same, of_shapes=True)),
     **_group(
         "Constant", Operator("", lambda node: [node.attributes["value"]], {"value": Attribute("tensor", required=True)})
     ),
-    **_group("Shape", Operator("X", shapes.shape_of, {"start": _integer(0, -8, 8), "end": _integer(8, -8, 2**63 - 1)})),
     **_group(
-        "Reshape", Operator("X K", shapes.reshape, {"allowzero": _flag()}, of_shapes=True, note="keeps the batch first")
+        "Shape", Operator("X", arrange.shape_of, {"start": _integer(0, -8, 8), "end": _integer(8, -8, 2**63 - 1)})
     ),
-    **_group("Flatten", Operator("X", shapes.flatten, {"axis": _integer(1, -8, 8)}, note="all axes but the batch")),
-    **_group("Squeeze", Operator("X K", shapes.squeeze, of_shapes=True, note=_NOT_BATCH)),
-    **_group("Unsqueeze", Operator("X K", shapes.unsqueeze, of_shapes=True, note=_NOT_BATCH)),
-    **_group("Transpose", Operator("X", shapes.transpose, {"perm": _list(0, 7)}, note="keeps the batch first")),
     **_group(
-        "Concat", Operator("A A*", shapes.concat, {"axis": _integer(None, -8, 7)}, of_shapes=True, note=_NOT_BATCH)
+        "Reshape",
+        Operator("X K", arrange.reshape, {"allowzero": _flag()}, of_shapes=True, note="keeps the batch first"),
     ),
-    **_group("Slice", Operator("X K K K? K?", shapes.sliced, of_shapes=True, note=_NOT_BATCH)),
-    **_group("Gather", Operator("X K", shapes.gather, {"axis": _integer(0, -8, 7)}, of_shapes=True, note=_NOT_BATCH)),
-    **_group("Expand", Operator("X K", shapes.expand)),
-    **_group("Tile", Operator("X K", shapes.tile, note=_NOT_BATCH)),
+    **_group("Flatten", Operator("X", arrange.flatten, {"axis": _integer(1, -8, 8)}, note="all axes but the batch")),
+    **_group("Squeeze", Operator("X K", arrange.squeeze, of_shapes=True, note=_NOT_BATCH)),
+    **_group("Unsqueeze", Operator("X K", arrange.unsqueeze, of_shapes=True, note=_NOT_BATCH)),
+    **_group("Transpose", Operator("X", arrange.transpose, {"perm": _list(0, 7)}, note="keeps the batch first")),
+    **_group(
+        "Concat", Operator("A A*", arrange.concat, {"axis": _integer(None, -8, 7)}, of_shapes=True, note=_NOT_BATCH)
+    ),
+    **_group("Slice", Operator("X K K K? K?", arrange.sliced, of_shapes=True, note=_NOT_BATCH)),
+    **_group("Gather", Operator("X K", arrange.gather, {"axis": _integer(0, -8, 7)}, of_shapes=True, note=_NOT_BATCH)),
+    **_group("Expand", Operator("X K", arrange.expand)),
+    **_group("Tile", Operator("X K", arrange.tile, note=_NOT_BATCH)),
     **_group(
         "Pad",
         Operator(
             "A K A? K?",
-            shapes.pad,
+            arrange.pad,
             {"mode": _word(b"constant", b"edge", b"reflect")},
             note="0 or more on each side, " + _NOT_BATCH,
         ),
@@ -301,7 +304,7 @@ OPERATORS: Final[Mapping[tuple[str, str], Operator]] = {
         "Resize",
         Operator(
             "T T? S? K?",
-            shapes.resize,
+            arrange.resize,
             {
                 "antialias": _only(0),
                 "coordinate_transformation_mode": _word(
@@ -319,20 +322,22 @@ OPERATORS: Final[Mapping[tuple[str, str], Operator]] = {
     ),
     **_group(
         "DepthToSpace",
-        Operator("T", shapes.depth_to_space, {"blocksize": _integer(None, 1, 64), "mode": _word(b"DCR", b"CRD")}),
+        Operator("T", arrange.depth_to_space, {"blocksize": _integer(None, 1, 64), "mode": _word(b"DCR", b"CRD")}),
     ),
-    **_group("SpaceToDepth", Operator("T", shapes.depth_to_space, {"blocksize": _integer(None, 1, 64)})),
+    **_group("SpaceToDepth", Operator("T", arrange.depth_to_space, {"blocksize": _integer(None, 1, 64)})),
     # quantised
-    **_group("QuantizeLinear", Operator("T T Q", shapes.quantise, _QUANTISE, note=_NOT_BATCH)),
-    **_group("DequantizeLinear", Operator("D T D?", shapes.dequantise, _QUANTISE, note=_NOT_BATCH)),
-    **_group("DynamicQuantizeLinear", Operator("F", shapes.dynamic_quantise, outputs=3, note="at a fixed batch of 1")),
-    **_group("MatMulInteger", Operator("Q Q Q? Q?", shapes.matmul_integer, note="as MatMul")),
-    **_group("ConvInteger", Operator("Q Q Q? Q?", shapes.conv_integer, _CONV, note="as Conv")),
-    **_group("QLinearConv", Operator("Q F Q Q F Q F Q J?", shapes.qlinear_conv, _CONV, note="as Conv")),
-    **_group("QLinearMatMul", Operator("Q F Q Q F Q F Q", shapes.qlinear_matmul, note="as MatMul")),
+    **_group("QuantizeLinear", Operator("T T Q", quantised.quantise, _QUANTISE, note=_NOT_BATCH)),
+    **_group("DequantizeLinear", Operator("D T D?", quantised.dequantise, _QUANTISE, note=_NOT_BATCH)),
+    **_group(
+        "DynamicQuantizeLinear", Operator("F", quantised.dynamic_quantise, outputs=3, note="at a fixed batch of 1")
+    ),
+    **_group("MatMulInteger", Operator("Q Q Q? Q?", quantised.matmul_integer, note="as MatMul")),
+    **_group("ConvInteger", Operator("Q Q Q? Q?", quantised.conv_integer, _CONV, note="as Conv")),
+    **_group("QLinearConv", Operator("Q F Q Q F Q F Q J?", quantised.qlinear_conv, _CONV, note="as Conv")),
+    **_group("QLinearMatMul", Operator("Q F Q Q F Q F Q", quantised.qlinear_matmul, note="as MatMul")),
     ("com.microsoft", "QGemm"): Operator(
         "Q F Q Q F Q J? F? Q?",
-        shapes.qgemm,
+        quantised.qgemm,
         {"alpha": _number(1.0), "transA": _only(0), "transB": _flag()},
         note=_ROWS_LEFT,
     ),

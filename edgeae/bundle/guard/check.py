@@ -1,8 +1,8 @@
-"""The guard: whether the bytes of an ONNX file hold a graph that edgeae runs, decided before ONNX Runtime sees them.
+"""Whether the bytes of an ONNX file hold a graph that edgeae runs, decided before ONNX Runtime sees them.
 
 The bytes are walked once by a strict reader (`edgeae.bundle.protobuf`), every node is held against one table
-(`edgeae.bundle.operators`), and the shape of every value is inferred (`edgeae.bundle.shapes`), so that memory and work
-are bounded before they are spent. Weights are neither copied nor looked at, but for the few that are shapes.
+(`operators`), and the shape of every value is inferred (`arithmetic`, `windows`, `arrange`, `quantised`), so that memory
+and work are bounded before they are spent. Weights are neither copied nor looked at, but for the few that are shapes.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from edgeae.bundle.operators import DTYPES, INPUTS, OPERATORS, Attribute, Operator
+from edgeae.bundle.guard.operators import DTYPES, INPUTS, OPERATORS, Attribute, Operator
+from edgeae.bundle.guard.values import BOOL, FLOAT, FLOAT16, INT8, INT32, INT64, UINT8, Node, Value
 from edgeae.bundle.protobuf import Malformed, Refused, parse_model
-from edgeae.bundle.shapes import BOOL, FLOAT, FLOAT16, INT8, INT32, INT64, UINT8, Node, Value
 from edgeae.errors import BundleError
 
 __all__ = ["GraphInfo", "Limits", "Tensor", "check_graph"]
