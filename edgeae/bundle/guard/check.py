@@ -1,8 +1,9 @@
 """Whether the bytes of an ONNX file hold a graph that edgeae runs, decided before ONNX Runtime sees them.
 
 The bytes are walked once by a strict reader (`edgeae.bundle.protobuf`), every node is held against one table
-(`operators`), and the shape of every value is inferred (`arithmetic`, `windows`, `arrange`, `quantised`), so that memory
-and work are bounded before they are spent. Weights are neither copied nor looked at, but for the few that are shapes.
+(`operators`), and the shape of every value is inferred (`arithmetic`, `windows`, `arrange`, `quantised`), so that
+memory and work are bounded before they are spent. Weights are neither copied nor looked at, but for the few that are
+shapes.
 """
 
 from __future__ import annotations
