@@ -279,7 +279,10 @@ def test_interrupting_a_training_keeps_what_it_has(tmp_path: Path) -> None:
     while time.monotonic() < deadline and not (tmp_path / "run.resume.pt").exists():
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    try:
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 0, errors
     assert "interrupted" in errors and "Traceback" not in errors
     assert (tmp_path / "run" / "model.safetensors").is_file()
