@@ -93,7 +93,6 @@ def from_modules(
     output_activation: str,
     layout: Layout | None,
     feature_names: tuple[str, ...] | None,
-    name: str,
 ) -> Source:
     """Make a source of an encoder and a decoder module; the arguments are those of `export_bundle`.
 
@@ -135,7 +134,7 @@ def from_modules(
         description=f"{type(modules[0]).__name__} + {type(modules[1]).__name__}",
         bernoulli=output_activation == "sigmoid",
         generative=network.variational,
-        provenance=Provenance(data=name, rows=len(rows)),
+        provenance=Provenance(data="module", rows=len(rows)),
     )
 
 
@@ -164,7 +163,6 @@ def load_source(
             output_activation=output_activation,
             layout=layout,
             feature_names=feature_names,
-            name="module",
         )
     raise ExportError(
         f"source: expected a run directory, a Run or a pair (encoder, decoder) of torch.nn.Module, "
