@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import onnx
 
 from edgeae.bundle.manifest import Input, Normalisation
+from edgeae.export.flatten import flat_cores, flat_input, flat_normalisation
 from edgeae.export.fold import fold_input, fold_output, shift_folds
 from edgeae.export.graph import GraphBuilder
 from edgeae.export.scores import ScoreSpec, add_score
@@ -115,6 +116,11 @@ def _decoder(graph: GraphBuilder, cores: Cores, plan: Plan) -> str:
 
 def _scorer(graph: GraphBuilder, cores: Cores, plan: Plan) -> str:
     source = _as_float(graph, plan)
+    shape = plan.input.shape
+    flat = flat_cores(cores.encoder, cores.decoder, shape) if len(shape) > 1 else None
+    if flat is not None:
+        cores, plan = replace(cores, encoder=flat[0], decoder=flat[1]), _flat(plan)
+        source = graph.add("Reshape", [source, graph.constant(np.array([-1, *plan.input.shape], np.int64), "flat")])
     shared = _shifted_cores(cores, plan)
     if shared is not None:
         # the error is a difference, so both sides may keep the shift: x / scale against out + shift / scale
@@ -135,6 +141,16 @@ def _scorer(graph: GraphBuilder, cores: Cores, plan: Plan) -> str:
         latent_dim=plan.latent_dim,
         sigmoid=plan.sigmoid,
         clip=not _within_unit(plan),
+    )
+
+
+def _flat(plan: Plan) -> Plan:
+    spread = plan.score.spread
+    return replace(
+        plan,
+        input=flat_input(plan.input),
+        normalisation=flat_normalisation(plan.normalisation, plan.input),
+        score=plan.score if spread is None else replace(plan.score, spread=spread.reshape(-1)),
     )
 
 
