@@ -14,6 +14,7 @@ __all__ = [
     "InputError",
     "IntegrityError",
     "MissingPackageError",
+    "OutOfMemoryError",
     "TrainingError",
 ]
 
@@ -44,6 +45,10 @@ class IntegrityError(BundleError):
 
 class DeviceError(EdgeaeError):
     """The device that was asked for is absent or did not take the model."""
+
+
+class OutOfMemoryError(EdgeaeError, MemoryError):
+    """There is not enough memory for this much data at a time; less of it will do."""
 
 
 class MissingPackageError(EdgeaeError, ImportError):

@@ -119,8 +119,11 @@ def test_a_number_beyond_floats_is_refused() -> None:
     class Point:
         x: float
 
-    with pytest.raises(BundleError, match="finite"):
-        from_plain(Point, parse_json(b'{"x": 1e999}', where="p"), where="p")
+    with pytest.raises(BundleError, match="beyond float64"):
+        parse_json(b'{"x": 1e999}', where="p")
+    for value in (float("inf"), 10**400):
+        with pytest.raises(BundleError, match="finite"):
+            from_plain(Point, {"x": value}, where="p")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,16 +141,18 @@ class _Outer:
     flag: bool = False
 
 
-_inner = st.builds(_Inner, st.lists(st.integers()).map(tuple), st.sampled_from(["a", "b"]))
+_integers = st.integers(-(2**63), 2**63 - 1)
+_text = st.text(st.characters(codec="utf-8", min_codepoint=160) | st.sampled_from(' aZ9"\\/[{\t\n\r'))
+_inner = st.builds(_Inner, st.lists(_integers).map(tuple), st.sampled_from(["a", "b"]))
 
 
 @given(
     st.builds(
         _Outer,
         _inner,
-        st.dictionaries(st.text(), _inner, max_size=3),
+        st.dictionaries(_text, _inner, max_size=3),
         st.floats(allow_nan=False, allow_infinity=False),
-        st.none() | st.text(),
+        st.none() | _text,
         st.booleans(),
     )
 )
@@ -170,6 +175,15 @@ def test_no_json_value_breaks_the_reader(value: object) -> None:
         assert str(problem).startswith("x")
     else:
         assert isinstance(read.inner, _Inner)
+
+
+def test_what_is_no_text_or_no_whole_number_of_64_bits_is_refused() -> None:
+    good = to_plain(_Outer(_Inner((1,)), {}))
+    for changes in ({"note": "\x1b[2J"}, {"note": "\ud800"}, {"by_name": {"\x07": good["inner"]}}):
+        with pytest.raises(BundleError, match="control characters or half characters"):
+            from_plain(_Outer, {**good, **changes}, where="x")
+    with pytest.raises(BundleError, match="64 bits"):
+        from_plain(_Outer, {**good, "inner": {"numbers": [2**63]}}, where="x")
 
 
 @pytest.mark.parametrize("name", ["encoder.onnx", "decoder.onnx", "scorer.onnx", "golden.npz"])
@@ -241,6 +255,31 @@ def test_a_zip_with_a_name_twice_is_refused(bundle: Path, tmp_path: Path) -> Non
             archive.writestr("manifest.json", (bundle / "manifest.json").read_bytes())
     with pytest.raises(BundleError, match="twice"):
         Bundle.read(path)
+
+
+@pytest.mark.parametrize("state", ["old is aside", "both are aside", "new is there"])
+def test_a_replacement_that_was_cut_short_is_read(bundle: Path, state: str) -> None:
+    """Where a system cannot exchange two folders, a killed writer leaves one of these behind."""
+    digest = Bundle.read(bundle).digest
+    old = bundle.with_name(f".{bundle.name}.0a1b2c3d.old")
+    new = bundle.with_name(f".{bundle.name}.4e5f6a7b.tmp")
+    if state == "both are aside":
+        new.mkdir()
+        (new / "manifest.json").write_text("half of")
+    bundle.rename(old)
+    if state == "new is there":
+        make_bundle(bundle, Recipe(seed=1))
+        assert Bundle.read(bundle).digest != digest
+        return
+    found = Bundle.read(bundle)
+    assert found.digest == digest
+    assert found.golden().score.shape == (8,)
+
+
+def test_nothing_is_read_in_the_place_of_a_bundle_that_never_was(bundle: Path) -> None:
+    bundle.rename(bundle.with_name(".other.0a1b2c3d.tmp"))
+    with pytest.raises(BundleError, match="no such bundle"):
+        Bundle.read(bundle.with_name("other"))
 
 
 def test_golden_rows_of_another_shape_are_refused(bundle: Path) -> None:

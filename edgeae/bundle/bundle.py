@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
-import stat
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edgeae.bundle.archive import pack_archive
+from edgeae.bundle.arrays import pack_arrays, read_arrays
 from edgeae.bundle.atomic import check_new, write_directory, write_file
-from edgeae.bundle.manifest import PRECISIONS, File, Manifest, PrecisionEntry
+from edgeae.bundle.manifest import GRAPHS, MAX_FILE_BYTES, PRECISIONS, File, Manifest, PrecisionEntry
+from edgeae.bundle.storage import MANIFEST_NAME, find_bundle, list_files, read_file
 from edgeae.errors import BundleError, InputError, IntegrityError
 
-__all__ = ["GRAPHS", "Bundle", "Golden"]
+__all__ = ["GRAPHS", "Bundle", "Golden", "describe_file", "pack_arrays"]
 
-GRAPHS = ("encoder", "decoder", "scorer")
-MANIFEST_NAME = "manifest.json"
-MAX_MANIFEST_BYTES = 16 * 2**20
-MAX_FILE_BYTES = 2**31  # what one protobuf message can hold
+MAX_MANIFEST_BYTES = 8 * 2**20
+MAX_GOLDEN_ROWS = 256
 
 FloatArray = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -66,28 +64,34 @@ class Bundle:
 
     @staticmethod
     def read(path: str | os.PathLike[str]) -> Bundle:
-        """Read and check the manifest of the bundle at `path`.
+        """Read and check the manifest of the bundle at `path`, and that no files are there that it does not list.
+
+        Where `path` is missing because a writer died between moving the old folder aside and the new one into its
+        place, the old one is brought back first. A listed file that is missing is an error once it is needed, so that
+        a device that only scores may go without encoder and decoder.
 
         Raises:
-            BundleError: if there is no bundle, or its manifest is not as export/FORMAT.md has it.
+            BundleError: if there is no bundle, or it is not as export/FORMAT.md has it.
         """
-        path = Path(path)
-        if not path.exists():
-            raise BundleError(f"{path}: no such bundle; make one with: edgeae export RUN -o {path}")
-        if path.is_dir() and not (path / MANIFEST_NAME).exists():
-            hint = ""
-            if (path / "model.json").exists():
-                hint = f"; it is a run directory: export it first with: edgeae export {path} -o BUNDLE"
-            raise BundleError(f"{path}: not a bundle, it has no {MANIFEST_NAME}{hint}")
-        data = _read(path, MANIFEST_NAME, MAX_MANIFEST_BYTES)
+        path = find_bundle(Path(path))
+        held = list_files(path)
+        if MANIFEST_NAME not in held:
+            nested = any(name.endswith(f"/{MANIFEST_NAME}") for name in held)
+            hint = "; zip what is in the folder, not the folder" if nested else "; it is no edgeae bundle"
+            raise BundleError(f"{path}: holds no {MANIFEST_NAME} at its top{hint}")
+        data = read_file(path, MANIFEST_NAME, limit=MAX_MANIFEST_BYTES)
         manifest = Manifest.from_json(data, where=f"{path}/{MANIFEST_NAME}")
-        for file in _files(manifest):
-            _check_name(path, file.path)
+        unknown = sorted(held - {MANIFEST_NAME, *(file.path for file in manifest.files())})
+        if unknown:
+            raise BundleError(
+                f"{path}: the manifest does not list {_some(unknown)}; a bundle holds nothing else: remove what is not "
+                "its own, or export it again"
+            )
         return Bundle(path, manifest, hashlib.sha256(data).hexdigest())
 
     def files(self) -> list[File]:
         """Return the entries of all files that the manifest lists."""
-        return _files(self.manifest)
+        return self.manifest.files()
 
     def entry(self, precision: str) -> PrecisionEntry:
         """Return what the manifest has for `precision` ("fp32", "fp16", "int8").
@@ -111,12 +115,7 @@ class Bundle:
             IntegrityError: if its size or SHA-256 is not the manifest's.
             BundleError: if it is missing or not a regular file.
         """
-        data = _read(self.path, file.path, MAX_FILE_BYTES)
-        if len(data) != file.size:
-            raise IntegrityError(
-                f"{self.path}/{file.path}: {len(data)} bytes, the manifest says {file.size}; "
-                "copy or export the bundle again"
-            )
+        data = read_file(self.path, file.path, size=file.size, limit=MAX_FILE_BYTES)
         digest = hashlib.sha256(data).hexdigest()
         if digest != file.sha256:
             raise IntegrityError(
@@ -133,28 +132,31 @@ class Bundle:
     def golden(self, precision: str = "fp32") -> Golden:
         """Return the golden rows of `precision`, checked against the manifest's shapes."""
         file = self.entry(precision).golden
-        arrays = _arrays(self.file(file), f"{self.path}/{file.path}", ("x", "z", "x_hat", "score"))
-        golden = Golden(**arrays)
+        where = f"{self.path}/{file.path}"
+        arrays = read_arrays(self.file(file), where)
         row = self.manifest.input
-        rows = len(golden.x)
+        rows = arrays["score"].size if "score" in arrays else 0
         wanted = {
             "x": (row.dtype, (rows, *row.shape)),
             "z": ("float32", (rows, self.manifest.latent_dim)),
             "x_hat": ("float32", (rows, *row.shape)),
             "score": ("float32", (rows,)),
         }
+        if set(arrays) != set(wanted) or not 0 < rows <= MAX_GOLDEN_ROWS:
+            raise BundleError(
+                f"{where}: holds {_some(sorted(arrays))} of {rows} rows, expected {', '.join(wanted)} of 1 to "
+                f"{MAX_GOLDEN_ROWS} rows; export the bundle again"
+            )
         for name, (dtype, shape) in wanted.items():
             array = arrays[name]
             if array.dtype != np.dtype(dtype) or array.shape != shape:
-                raise BundleError(
-                    f"{self.path}/{file.path}: {name} is {array.dtype} {array.shape}, expected {dtype} {shape}"
-                )
-        return golden
+                raise BundleError(f"{where}: {name} is {array.dtype} {array.shape}, expected {dtype} {shape}")
+        return Golden(**arrays)
 
     def statistics(self) -> dict[str, np.ndarray[Any, Any]]:
         """Return the arrays of statistics.npz, or {} where the bundle has none."""
         file = self.manifest.statistics
-        return {} if file is None else _arrays(self.file(file), f"{self.path}/{file.path}")
+        return {} if file is None else read_arrays(self.file(file), f"{self.path}/{file.path}")
 
     @staticmethod
     def write(
@@ -173,7 +175,7 @@ class Bundle:
             InputError: if `path` exists and `force` is false, or cannot be written.
         """
         path = Path(path)
-        listed = {file.path: file for file in _files(manifest)}
+        listed = {file.path: file for file in manifest.files()}
         if set(listed) != set(files):
             raise BundleError(f"{path}: the manifest lists {sorted(listed)}, the files are {sorted(files)}")
         for name, data in files.items():
@@ -183,7 +185,7 @@ class Bundle:
         Manifest.from_json(everything[MANIFEST_NAME], where=f"{path}/{MANIFEST_NAME}")  # what we write, we can read
         if path.suffix == ".zip":
             check_new(path, force=force, what="the output file")
-            write_file(path, _zip(everything))
+            write_file(path, pack_archive(everything))
         else:
             write_directory(path, everything, force=force)
         return Bundle.read(path)
@@ -194,79 +196,7 @@ def describe_file(name: str, data: bytes) -> File:
     return File(name, len(data), hashlib.sha256(data).hexdigest())
 
 
-def pack_arrays(**arrays: np.ndarray[Any, Any]) -> bytes:
-    """Serialise arrays as the bytes of an .npz file; the same arrays give the same bytes."""
-    files = {}
-    for name, array in arrays.items():
-        buffer = io.BytesIO()
-        np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
-        files[f"{name}.npy"] = buffer.getvalue()
-    return _zip(files)
-
-
-def _zip(files: Mapping[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in files.items():
-            archive.writestr(zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0)), data, zipfile.ZIP_DEFLATED)
-    return buffer.getvalue()
-
-
-def _arrays(data: bytes, where: str, names: tuple[str, ...] | None = None) -> dict[str, np.ndarray[Any, Any]]:
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            wanted = names or tuple(archive.files)
-            return {name: archive[name] for name in wanted}
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as problem:
-        raise BundleError(f"{where}: not a readable .npz file: {problem}") from None
-
-
-def _files(manifest: Manifest) -> list[File]:
-    files = [getattr(entry, role) for entry in manifest.precisions.values() for role in (*GRAPHS, "golden")]
-    return files if manifest.statistics is None else [*files, manifest.statistics]
-
-
-def _check_name(bundle: Path, name: str) -> None:
-    parts = PurePosixPath(name).parts
-    if not parts or name.startswith("/") or "\\" in name or ":" in name or ".." in parts or "\0" in name:
-        raise BundleError(f"{bundle}/{MANIFEST_NAME}: the file name {name!r} is not a plain relative path")
-
-
-def _read(bundle: Path, name: str, limit: int) -> bytes:
-    """Read one regular file of a directory or .zip bundle, following no links."""
-    where = f"{bundle}/{name}"
-    if not bundle.is_dir():
-        return _read_zipped(bundle, name, limit)
-    path = bundle / name
-    if any(part.is_symlink() for part in (path, *path.parents) if part != bundle and bundle in part.parents):
-        raise BundleError(f"{where}: is a link; a bundle's files must be regular files inside it")
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    try:
-        descriptor = os.open(path, flags)
-    except FileNotFoundError:
-        raise BundleError(f"{where}: the file is missing; copy or export the bundle again") from None
-    except OSError as problem:
-        raise BundleError(f"{where}: cannot be read: {problem.strerror or problem}") from None
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise BundleError(f"{where}: is not a regular file")
-        if status.st_size > limit:
-            raise BundleError(f"{where}: {status.st_size} bytes, more than the limit of {limit}")
-        return file.read(limit + 1)
-
-
-def _read_zipped(bundle: Path, name: str, limit: int) -> bytes:
-    try:
-        with zipfile.ZipFile(bundle) as archive:
-            if archive.namelist().count(name) != 1:
-                raise BundleError(f"{bundle}: holds no file {name}, or holds it twice; it is no edgeae bundle")
-            with archive.open(name) as file:
-                data = file.read(limit + 1)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as problem:
-        raise BundleError(f"{bundle}: not a directory and not a readable .zip file: {problem}") from None
-    except OSError as problem:
-        raise BundleError(f"{bundle}: cannot be read: {problem.strerror or problem}") from None
-    if len(data) > limit:
-        raise BundleError(f"{bundle}/{name}: more than the limit of {limit} bytes")
-    return data
+def _some(names: list[str]) -> str:
+    """Name up to five things."""
+    shown = ", ".join(name if name.isprintable() else repr(name) for name in names[:5])
+    return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "") or "nothing"

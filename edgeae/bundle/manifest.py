@@ -7,17 +7,22 @@ them. Nothing here knows PyTorch, ONNX or ONNX Runtime.
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from edgeae.bundle.strict import from_plain, json_schema, parse_json, to_json
+from edgeae.bundle.names import check_name
+from edgeae.bundle.strict import from_plain, json_schema, parse_json, shown, to_json
 from edgeae.errors import BundleError, InputError
 
 __all__ = [
     "FORMAT_VERSION",
+    "GRAPHS",
     "LAYOUTS",
+    "MAX_FILE_BYTES",
     "PRECISIONS",
     "SCORES",
     "Dtype",
@@ -38,6 +43,9 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 1
+GRAPHS = ("encoder", "decoder", "scorer")
+MAX_FILE_BYTES = 2**31  # what one protobuf message can hold
+MAX_ROW = 2**24  # values in one row, and in a latent
 
 PrecisionName = Literal["fp32", "fp16", "int8"]
 ScoreKind = Literal["mse", "mae", "bce", "zscore", "elbo"]
@@ -48,6 +56,9 @@ NormalisationKind = Literal["none", "minmax", "standard", "robust"]
 PRECISIONS: tuple[PrecisionName, ...] = get_args(PrecisionName)
 SCORES: tuple[ScoreKind, ...] = get_args(ScoreKind)
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 def _doc(text: str) -> dict[str, str]:
@@ -206,6 +217,11 @@ class Manifest:
     )
     training: Provenance | None = None
 
+    def files(self) -> list[File]:
+        """Return the entries of all files of the bundle but the manifest itself."""
+        files = [getattr(entry, role) for entry in self.precisions.values() for role in (*GRAPHS, "golden")]
+        return files if self.statistics is None else [*files, self.statistics]
+
     def to_json(self) -> bytes:
         """Serialise as the bytes of manifest.json."""
         return to_json(self)
@@ -222,10 +238,10 @@ class Manifest:
             raise BundleError(f"{where}: not an edgeae manifest (its 'format' is not 'edgeae-bundle')")
         version = plain.get("format_version")
         if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-            raise BundleError(f"{where}: format_version must be a whole number from 1, got {version!r}")
+            raise BundleError(f"{where}: format_version must be a whole number from 1, got {shown(version)}")
         if version > FORMAT_VERSION:
             raise BundleError(
-                f"{where}: format version {version} is newer than this edgeae reads ({FORMAT_VERSION}); "
+                f"{where}: format version {shown(version)} is newer than this edgeae reads ({FORMAT_VERSION}); "
                 "upgrade with: pip install -U edgeae"
             )
         manifest = from_plain(Manifest, plain, where=where)
@@ -241,28 +257,63 @@ class Manifest:
 def _check(manifest: Manifest, where: str) -> None:
     def require(condition: bool, message: str) -> None:
         if not condition:
-            raise BundleError(f"{where}: {message}")
+            raise BundleError(f"{where}: {message}; export the bundle again")
 
-    row = manifest.input
-    require(0 < len(row.shape) <= 3 and all(0 < side <= 2**24 for side in row.shape), f"input.shape {row.shape}")
+    row, latent, batch = manifest.input, manifest.latent_dim, manifest.batch
+    require(0 < len(row.shape) <= 3, f"input.shape has {len(row.shape)} axes, expected 1 to 3")
+    sides = shown(list(row.shape))
+    require(all(0 < side <= MAX_ROW for side in row.shape), f"input.shape {sides} is out of bounds")
     ranks = {"vector": 1, "HW": 2, "TC": 2, "CHW": 3, "HWC": 3}
-    require(len(row.shape) == ranks[row.layout], f"input.shape {row.shape} does not fit the layout {row.layout}")
-    require(math.prod(row.shape) <= 2**28, f"input.shape {row.shape} is too large")
+    require(len(row.shape) == ranks[row.layout], f"input.shape {sides} does not fit the layout {row.layout}")
+    require(math.prod(row.shape) <= MAX_ROW, f"input.shape {sides}: more than {MAX_ROW:,} values")
     if row.feature_names is not None:
         require(
             row.layout == "vector" and len(row.feature_names) == row.shape[0],
-            f"input.feature_names: {len(row.feature_names)} names for rows of shape {row.shape}",
+            f"input.feature_names: {len(row.feature_names)} names for rows of shape {sides}",
         )
-    require(0 < manifest.latent_dim <= 2**24, f"latent_dim {manifest.latent_dim}")
-    require(manifest.batch is None or 0 < manifest.batch <= 2**20, f"batch {manifest.batch}")
+    require(0 < latent <= MAX_ROW, f"latent_dim {shown(latent)} is out of bounds")
+    require(batch is None or 0 < batch <= 2**20, f"batch {shown(batch)} is out of bounds")
+    limits = [limit for limit in (row.minimum, row.maximum) if limit is not None]
+    require(_fit_float32(limits), "input.minimum and .maximum must be within float32")
+    _check_normalisation(manifest, where)
+    variance = manifest.score.decoder_variance
+    require(variance is None or variance > 0, "score.decoder_variance must be positive")
     require("fp32" in manifest.precisions, "precisions: fp32 is missing")
-    require(all(scale > 0 for scale in manifest.normalisation.scale), "normalisation.scale must be positive")
+    for name, entry in manifest.precisions.items():
+        require(name in PRECISIONS, f"precisions: unknown precision {shown(name)}; known are {', '.join(PRECISIONS)}")
+        require(set(entry.tolerance) == {"z", "x_hat", "score"}, f"precisions.{name}.tolerance: need z, x_hat, score")
+        bounds = [bound for each in entry.tolerance.values() for bound in (each.rtol, each.atol)]
+        require(all(bound >= 0 for bound in bounds), f"precisions.{name}.tolerance must not be below 0")
+        value = entry.threshold.value
+        exact = _fit_float32([value]) and value == float(np.float32(value))
+        require(exact, f"precisions.{name}.threshold.value is not a float32 value")
+    _check_files(manifest, where)
+
+
+def _check_normalisation(manifest: Manifest, where: str) -> None:
+    row, normalisation = manifest.input, manifest.normalisation
+    if not _fit_float32((*normalisation.shift, *normalisation.scale)):
+        raise BundleError(f"{where}: normalisation.shift and .scale must be within float32; export the bundle again")
     try:
-        manifest.normalisation.arrays(row.shape, row.layout)
+        normalisation.arrays(row.shape, row.layout)
     except InputError as problem:
         raise BundleError(f"{where}: {problem}") from None
-    for name, entry in manifest.precisions.items():
-        require(name in PRECISIONS, f"precisions: unknown precision {name!r}; known are {', '.join(PRECISIONS)}")
-        require(set(entry.tolerance) == {"z", "x_hat", "score"}, f"precisions.{name}.tolerance: need z, x_hat, score")
-        value = entry.threshold.value
-        require(value == float(np.float32(value)), f"precisions.{name}.threshold.value is not a float32 value")
+    if not all(np.asarray(normalisation.scale, np.float32) > 0):
+        raise BundleError(f"{where}: normalisation.scale must be positive; export the bundle again")
+
+
+def _check_files(manifest: Manifest, where: str) -> None:
+    seen: set[str] = set()
+    for file in manifest.files():
+        check_name(file.path, where)
+        if file.path.casefold() in {*seen, "manifest.json"}:
+            raise BundleError(f"{where}: lists {file.path!r} twice; export the bundle again")
+        seen.add(file.path.casefold())
+        if not 0 <= file.size <= MAX_FILE_BYTES:
+            raise BundleError(f"{where}: the size {file.size} of {file.path} is out of bounds; export the bundle again")
+        if not re.fullmatch("[0-9a-f]{64}", file.sha256):
+            raise BundleError(f"{where}: the sha256 of {file.path} is not one; export the bundle again")
+
+
+def _fit_float32(values: Iterable[float]) -> bool:
+    return all(abs(value) <= _LARGEST for value in values)

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import numpy as np
 
-__all__ = ["MODEL", "Malformed", "Refused", "parse_model", "with_metadata"]
+__all__ = ["MODEL", "Malformed", "Refused", "parse_model", "with_metadata", "write_model"]
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 METADATA_FIELD = 14
@@ -227,6 +227,34 @@ def with_metadata(data: bytes, metadata: Mapping[str, str]) -> bytes:
     return b"".join([*kept, *added])
 
 
+def write_model(model: Mapping[str, Any]) -> bytes:
+    """Return the ONNX file that `parse_model` reads as `model`.
+
+    Example:
+        >>> write_model({"ir_version": 10}) == bytes([0x08, 10])
+        True
+    """
+    return _written(model, MODEL)
+
+
+def _written(value: Mapping[str, Any], kind: Message) -> bytes:
+    parts = []
+    for number, field in kind.fields.items():
+        found = value.get(field.name)
+        if found is None:
+            continue
+        for item in found if field.kind in LISTS else (found,):
+            if field.message is not None:
+                parts.append(_tagged(number, _written(item, field.message)))
+            elif field.kind in (Kind.TEXT, Kind.TEXTS, Kind.VIEW):
+                parts.append(_tagged(number, item.encode() if isinstance(item, str) else item))
+            elif field.kind in (Kind.FLOAT, Kind.FLOATS):
+                parts.append(_varint(number << 3 | FIXED32) + struct.pack("<f", item))
+            else:
+                parts.append(_varint(number << 3 | VARINT) + _varint(item % 2**64))
+    return b"".join(parts)
+
+
 def _spans(view: memoryview) -> Iterator[tuple[int, int, int]]:
     position = 0
     reader = _Reader()
@@ -237,8 +265,8 @@ def _spans(view: memoryview) -> Iterator[tuple[int, int, int]]:
         yield start, position, number
 
 
-def _tagged(number: int, payload: bytes) -> bytes:
-    return _varint(number << 3 | BYTES) + _varint(len(payload)) + payload
+def _tagged(number: int, payload: bytes | memoryview) -> bytes:
+    return b"".join((_varint(number << 3 | BYTES), _varint(len(payload)), payload))
 
 
 def _varint(value: int) -> bytes:

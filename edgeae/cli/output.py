@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import click
@@ -44,22 +44,25 @@ def table(title: str = "", *columns: str) -> Table:
 
 
 def print_table(made: Table) -> None:
-    """Print a table on standard output, as wide as the terminal, or 110 columns into a file."""
+    """Print a table on standard output, as wide as the terminal, or 110 columns into a file; cells are plain text."""
     from rich.console import Console
 
-    Console(width=None if sys.stdout.isatty() else 110, highlight=False).print(made)
+    Console(width=None if sys.stdout.isatty() else 110, highlight=False, markup=False).print(made)
 
 
 @contextlib.contextmanager
-def status(message: str) -> Iterator[None]:
-    """Show a spinner with `message` on standard error while the block runs, on a terminal only."""
+def status(message: str) -> Iterator[Callable[[str], None]]:
+    """Show a spinner with `message` on standard error while the block runs, on a terminal only.
+
+    Yields a function that changes what is said after the message.
+    """
     if not sys.stderr.isatty():
-        yield
+        yield lambda step: None
         return
     from rich.console import Console
 
-    with Console(stderr=True).status(message):
-        yield
+    with Console(stderr=True).status(message) as spinner:
+        yield lambda step: spinner.update(f"{message}: {step}")
 
 
 def size(count: int) -> str:

@@ -1,1 +1,1 @@
-"""Fuzzing what reads a graph: `python -m tests.fuzz --hours 8`; tests/test_guard.py runs a few seconds of it."""
+"""Fuzzing what reads graphs and bundles: `python -m tests.fuzz --hours 8`; the tests run a few seconds of it."""

@@ -1,4 +1,4 @@
-"""`python -m tests.fuzz --hours 8`: fuzz, print what was seen, and keep what went wrong in a folder."""
+"""`python -m tests.fuzz --hours 8`: fuzz graphs and bundles in turn, print what was seen, and keep what went wrong."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import sys
 import time
 from pathlib import Path
 
-from tests.fuzz.run import describe, fuzz
+from tests.fuzz.run import describe, fuzz, fuzz_bundles
 
 
 def main() -> int:
-    """Fuzz in rounds of a minute; return 1 if something was found."""
+    """Fuzz in rounds of a minute for graphs and one for bundles; return 1 if something was found."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--hours", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=int(time.time()))
@@ -29,6 +29,12 @@ def main() -> int:
             path = options.out / f"{name}-{hashlib.sha256(data).hexdigest()[:12]}.onnx"
             path.write_bytes(data)
             sys.stdout.write(f"  {path}: {what}: {describe(data)}\n")
+        left = max(1.0, until - time.monotonic())
+        opened = fuzz_bundles(seconds=min(60.0, left), seed=seed * 1_000_000, keep=options.out)
+        sys.stdout.write(f"seed {seed}, bundles: {dict(opened.verdicts)}, {len(opened.bad)} bad\n")
+        for number, what, wrong in opened.bad:
+            found = True
+            sys.stdout.write(f"  {options.out}/bundle-{number}: {what}: {wrong}\n")
         sys.stdout.flush()
         seed += 1
     return int(found)

@@ -20,15 +20,16 @@ ROWS = 3
 
 
 class Worker:
-    """Runs graphs in a child with a limit on memory and time.
+    """Runs graphs, or opens bundles, in a child with a limit on memory and time.
 
     Example:
         with Worker() as worker:
             verdict = worker.run(sample.data, sample)   # "ran ...", "refused ...", or what went wrong
     """
 
-    def __init__(self, seconds: float = 10.0) -> None:
+    def __init__(self, seconds: float = 10.0, module: str = "tests.fuzz.worker") -> None:
         self.seconds = seconds
+        self.module = module
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Worker:
@@ -51,19 +52,23 @@ class Worker:
         what must not happen: "crashed", "hung", "memory", "shape" (another result than declared), "rows" (one row
         changed another).
         """
+        order = {"dtype": dtype, "row": row, "target": target, "batch": batch}
+        return self.ask(order, data)
+
+    def ask(self, order: dict[str, Any], data: bytes = b"") -> str:
+        """Give the child an order and return the line with which it answers, or what became of it."""
         if self.process is None:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.fuzz.worker"],
+                [sys.executable, "-W", "error", "-m", self.module],
                 cwd=ROOT,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
             )
             self._answer(60.0)
-        order = json.dumps({"dtype": dtype, "row": row, "target": target, "batch": batch}).encode()
         assert self.process.stdin is not None
         try:
-            for part in (order, data):
+            for part in (json.dumps(order).encode(), data):
                 self.process.stdin.write(struct.pack("<I", len(part)) + part)
             self.process.stdin.flush()
             return self._answer(self.seconds)
@@ -99,8 +104,8 @@ def main() -> None:
     options = Options()
     sink.write(b"ready\n")
     sink.flush()
-    while (order := _read(source)) is not None:
-        data = _read(source)
+    while (order := read_part(source)) is not None:
+        data = read_part(source)
         try:
             made = options.session_options(forbid_cpu=False)
             session = ort.InferenceSession(data, made, providers=["CPUExecutionProvider"])
@@ -115,7 +120,7 @@ def main() -> None:
         sink.flush()
 
 
-def _read(source: BinaryIO) -> bytes | None:
+def read_part(source: BinaryIO) -> bytes | None:
     head = source.read(4)
     return source.read(struct.unpack("<I", head)[0]) if len(head) == 4 else None
 

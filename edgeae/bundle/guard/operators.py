@@ -45,6 +45,7 @@ INPUTS: Final[Mapping[str, Input]] = {
     "F": Input((FLOAT,), "float32"),
     "B": Input((BOOL,), "bool"),
     "Q": Input((UINT8, INT8), "uint8 or int8"),
+    "M": Input((FLOAT, FLOAT16, UINT8, INT8), "float32, float16, uint8 or int8"),
     "D": Input((UINT8, INT8, INT32), "uint8, int8 or int32"),
     "J": Input((INT32,), "int32"),
     "K": Input(
@@ -303,8 +304,8 @@ OPERATORS: Final[Mapping[tuple[str, str], Operator]] = {
     **_group(
         "Resize",
         Operator(
-            "T T? S? K?",
-            arrange.resize,
+            "M T? S? K?",
+            quantised.resize,
             {
                 "antialias": _only(0),
                 "coordinate_transformation_mode": _word(
@@ -317,7 +318,7 @@ OPERATORS: Final[Mapping[tuple[str, str], Operator]] = {
                 "mode": _word(b"nearest", b"linear"),
                 "nearest_mode": _word(b"round_prefer_floor", b"round_prefer_ceil", b"floor", b"ceil"),
             },
-            note="no region of interest; scales up to 65,536; " + _NOT_BATCH,
+            note="no region of interest; scales up to 65,536; 8 bits only with mode nearest; " + _NOT_BATCH,
         ),
     ),
     **_group(

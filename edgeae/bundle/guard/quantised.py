@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from edgeae.bundle.guard import arrange
 from edgeae.bundle.guard.arithmetic import gemm_value, matmul_value
-from edgeae.bundle.guard.values import FLOAT, INT32, UINT8, Node, Value, like, require
+from edgeae.bundle.guard.values import FLOAT, INT8, INT32, UINT8, Node, Value, like, require
 from edgeae.bundle.guard.windows import conv_value
 
 
@@ -37,6 +38,13 @@ def _scale_along_axis(node: Node, value: Value, zero: Value | None) -> None:
         return
     axis = node.axis(node.attributes["axis"], value)
     _scale(scale, zero, value.shape[axis])
+
+
+def resize(node: Node) -> list[Value]:
+    """Resize, of 8-bit values only where it repeats them."""
+    repeats = node.attributes["mode"] == b"nearest"
+    require(repeats or node.value(0).dtype not in (UINT8, INT8), "8-bit values need mode nearest")
+    return arrange.resize(node)
 
 
 def dynamic_quantise(node: Node) -> list[Value]:
