@@ -278,7 +278,7 @@ def test_damaged_npz_files_are_refused_and_closed(tmp_path: Path) -> None:
         ("mnsit", "did you mean mnist"),
         ("mnist_5k", "did you mean mnist-5k"),
         ("sensors.cvs", r"did you mean sensors\.csv"),
-        ("sheet.xlsx", r"unknown kind of file '\.xlsx'; edgeae reads \.npy"),
+        ("sheet.xlsx", "a spreadsheet; save the sheet .* as 'CSV UTF-8'"),
         (Path("empty.npy"), "is empty"),
     ],
 )

@@ -138,7 +138,7 @@ def test_feature_names_select_columns_or_name_them(tmp_path: Path) -> None:
     assert (data.x.tolist(), data.feature_names) == ([[1, 3]], ("first", "last"))
     data = read(tmp_path, "1,2,3\n", feature_names=["x", "y", "z"])
     assert (data.x.tolist(), data.feature_names) == ([[1, 2, 3]], ("x", "y", "z"))
-    with pytest.raises(InputError, match="3 columns for 2 feature names"):
+    with pytest.raises(InputError, match=r"3 columns.*, where 2 are wanted: "):
         read(tmp_path, "1,2,3\n", feature_names=["x", "y"])
 
 
@@ -178,7 +178,7 @@ def test_missing_values_of_frames_and_parquet(tmp_path: Path) -> None:
         ("a,b\n1,2\n3\n", {}, "line 3 has 1 cells"),
         ("a\n1,2\n", {}, r"line 2 has 2 cells, the first line has 1 \(separated by commas\)"),
         ('a,b,c\n1,2,3\n"x,y",4\n', {"columns": ["c"]}, "line 3 has 2 cells"),
-        ("a;b\n1,5;2,5\n", {}, "line 2: '1,5' has a decimal comma"),
+        ("a;b\n1,5;2,5\n", {}, "line 2, column 'a': '1,5' has a decimal comma"),
         ("1.0 2.0\n3.0 4.0\n", {}, "separate columns by commas"),
         ("a|b\n1|2\n", {}, "separate columns by commas"),
         ("a,b\n1,inf\n", {}, "line 2, column 'b' is infinite"),
@@ -237,7 +237,7 @@ def test_cut_gzip_is_refused(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).normal(size=(200, 3))
     whole = gzip.compress("\n".join(",".join(map(str, row)) for row in rows).encode())
     for content in (whole[:-40], whole[:-4] + b"\0\0\0\0", b"1,2\n3,4\n"):
-        with pytest.raises(InputError, match="damaged or cut short"):
+        with pytest.raises(InputError, match=r"damaged or cut short|not gzipped; take the \.gz off its name"):
             read(tmp_path, content, "t.csv.gz")
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tokenize
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -13,28 +11,12 @@ import numpy as np
 
 from edgeae.bundle.manifest import Layout
 from edgeae.data.dataset import Array, row_blocks
+from edgeae.data.npz import DAMAGED, array_names, promised_size, read_array
 from edgeae.errors import InputError
 
 __all__ = ["Missing", "as_labels", "as_rows", "find_layout", "has_missing", "impute", "read_npy", "read_npz"]
 
 Missing = Literal["refuse", "mean", "median", "zero", "keep"]
-
-# what NumPy raises for a damaged file, as found by flipping bits and cutting files short
-_DAMAGED = (
-    ValueError,
-    TypeError,
-    OSError,
-    EOFError,
-    KeyError,
-    MemoryError,
-    OverflowError,
-    NotImplementedError,
-    RuntimeError,
-    SyntaxError,
-    tokenize.TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 def read_npy(path: Path) -> Array:
@@ -49,11 +31,15 @@ def read_npy(path: Path) -> Array:
         hint = "; it is an .npz archive: rename it" if magic[:2] == b"PK" else "; write it with numpy.save"
         raise InputError(f"{path}: not a NumPy .npy file{hint}")
     try:
+        with open(path, "rb") as file:
+            promised = promised_size(file)
+            there = path.stat().st_size - file.tell()
+        if there < promised:
+            raise ValueError(f"its header promises {promised} bytes, there are {there}")
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-        end = mapped.offset + mapped.nbytes
-    except _DAMAGED as problem:
+    except DAMAGED as problem:
         raise InputError(f"{path}: {_explain(problem)}") from None
-    if path.stat().st_size != end:
+    if there > promised:
         raise InputError(f"{path}: has bytes after its array; save one array a file, or several as .npz")
     return np.asarray(mapped)  # a plain view: slicing np.memmap objects is slow
 
@@ -78,22 +64,18 @@ def read_npz(path: Path, key: str | None, label_key: str | None) -> tuple[str, A
         hint = "it is an .npy file: rename it" if magic == b"\x93NUMPY" else "write it with numpy.savez"
         raise InputError(f"{path}: not a NumPy .npz archive; {hint}")
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            names = archive.files
+        with zipfile.ZipFile(path) as archive:
+            names = array_names(archive)
             key = _choose(path, names, key, label_key)
-            x = archive[key]
-            labels = label_key
-            if labels is None and key[:1] in ("x", "X"):
-                labels = next((name for name in ("y" + key[1:], "Y" + key[1:]) if name in names), None)
-            elif labels is None and "y" in names and key != "y" and x.ndim and len(archive["y"]) == len(x):
-                labels = "y"
-            y = None if labels is None else archive[labels]
+            x = read_array(archive, key)
+            labels = label_key or _labels_of(key, names)
+            y = None if labels is None else read_array(archive, labels)
+            if label_key is None and key[:1] not in ("x", "X") and y is not None and y.shape[:1] != x.shape[:1]:
+                y = None  # of another array
     except InputError:
         raise
-    except _DAMAGED as problem:
+    except DAMAGED as problem:
         raise InputError(f"{path}: {_explain(problem)}") from None
-    if not isinstance(x, np.ndarray) or not (y is None or isinstance(y, np.ndarray)):
-        raise InputError(f"{path}: its members are not all NumPy arrays; write it with numpy.savez")
     return key, x, y
 
 
@@ -111,6 +93,12 @@ def _choose(path: Path, names: list[str], key: str | None, label_key: str | None
     if len(rest) != 1:
         raise InputError(f"{path}: choose one of its arrays ({listed}) with {path}:KEY")
     return rest[0]
+
+
+def _labels_of(key: str, names: list[str]) -> str | None:
+    if key[:1] in ("x", "X"):
+        return next((name for name in ("y" + key[1:], "Y" + key[1:]) if name in names), None)
+    return "y" if "y" in names and key != "y" else None
 
 
 def _explain(problem: BaseException) -> str:

@@ -13,7 +13,16 @@ import numpy as np
 from edgeae.bundle.manifest import LAYOUTS, Layout
 from edgeae.errors import InputError
 
-__all__ = ["RANKS", "Array", "Dataset", "describe_dataset", "digest_rows", "row_blocks", "split_rows"]
+__all__ = [
+    "RANKS",
+    "Array",
+    "Dataset",
+    "describe_constants",
+    "describe_dataset",
+    "digest_rows",
+    "row_blocks",
+    "split_rows",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -127,6 +136,24 @@ def describe_dataset(dataset: Dataset) -> str:
         anomalies = int(np.count_nonzero(dataset.y))
         return f"{text}, {anomalies} labelled as {'an anomaly' if anomalies == 1 else 'anomalies'}"
     return f"{text}, labels {int(dataset.y.min())}..{int(dataset.y.max())}"
+
+
+def describe_constants(x: Array, names: tuple[str, ...] | None = None) -> str | None:
+    """Name the columns of vectors [n, d] that hold one value in every row; None where there is no such column.
+
+    Example:
+        >>> describe_constants(np.array([[1, 5, 2], [3, 5, 2]], np.float32), ("a", "b", "c"))
+        "columns 'b', 'c' are constant"
+    """
+    first = x[:1]
+    same = np.ones(x.shape[1], bool)
+    for _, block in row_blocks(x):
+        same &= (block == first).all(axis=0)
+    constant = [repr(names[column]) if names else str(column) for column in np.flatnonzero(same)]
+    if not constant:
+        return None
+    listed = ", ".join(constant[:5]) + (f", ... ({len(constant)} of {x.shape[1]})" if len(constant) > 5 else "")
+    return f"column {listed} is constant" if len(constant) == 1 else f"columns {listed} are constant"
 
 
 def split_rows(n: int, validation: float, seed: int) -> tuple[Array, Array]:

@@ -23,6 +23,7 @@ import numpy as np
 
 from edgeae.data.arrays import has_missing
 from edgeae.data.dataset import Array, Dataset
+from edgeae.data.kinds import first_bytes, what_it_is
 from edgeae.data.tables import Request, Selection, join_blocks, refuse_text, select
 from edgeae.errors import InputError
 
@@ -67,12 +68,14 @@ def read_csv(path: Path | None, request: Request) -> Dataset:
     where = "standard input" if path is None else str(path)
     try:
         with _opened(path) as file:
-            return _read(file, where, request)
-    except UnicodeDecodeError:
-        raise InputError(f"{where}: not UTF-8 text; if it is a table, save it as 'CSV UTF-8'") from None
+            return _read(file, path, request)
+    except UnicodeDecodeError as problem:
+        raise InputError(f"{where}: not UTF-8 text ({problem.reason}); {what_it_is(path)}") from None
     except csv.Error as problem:
         raise InputError(f"{where}: not a readable CSV file: {problem}") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as problem:
+        if path is not None and first_bytes(path)[:2] != b"\x1f\x8b":
+            raise InputError(f"{where}: not gzipped; take the .gz off its name") from None
         raise InputError(f"{where}: damaged or cut short ({problem}); copy it again") from None
 
 
@@ -92,14 +95,15 @@ def _opened(path: Path | None) -> Iterator[TextIO]:
             standard_input.detach()  # it is not ours to close
 
 
-def _read(file: TextIO, where: str, request: Request) -> Dataset:
+def _read(file: TextIO, path: Path | None, request: Request) -> Dataset:
+    where = "standard input" if path is None else str(path)
     sample = _block(file, SAMPLE_LINES)
     if any("\0" in line for line in sample):
-        raise InputError(f"{where}: holds zero bytes, so it is not a text file; is it another format under this name?")
+        raise InputError(f"{where}: holds zero bytes, so it is not a text file; {what_it_is(path)}")
     delimiter = _find_delimiter(sample)
     records = list(islice(_records(sample, delimiter), 2))
     if not records:
-        raise InputError(f"{where}: holds no rows")
+        raise InputError(f"{where}: holds no rows, only empty lines; was it written completely?")
     begin, end, cells = records[0]
     names = [" ".join(cell.splitlines()).strip() for cell in cells]
     positions = list(map(str, range(len(names))))
@@ -107,6 +111,9 @@ def _read(file: TextIO, where: str, request: Request) -> Dataset:
     header = _is_header(names, records[-1][2]) or (numbered and not names[0])
     if header:
         names[0] = names[0].removeprefix("#").strip()  # as numpy.savetxt writes it
+    if sample[0].lstrip().startswith("<") or (sample[0].lstrip()[:1] in ("[", "{") and _number(cells[0]) is None):
+        raise InputError(f"{where}: is HTML, XML or JSON, not a table of numbers; save the table itself as CSV")
+    _refuse_one_cell(where, records)
     chosen = select(names if header else positions, header, request, where)
     form = _Format(where, delimiter, tuple(names if header else positions), chosen, request)
     blocks = _blocks(file, sample, end if header or numbered else begin, max(1, BLOCK_VALUES // len(names)))
@@ -212,7 +219,7 @@ def _parse_any(lines: list[str], start: int, form: _Format) -> tuple[Array, Arra
         if len(cells) != len(form.names):
             raise InputError(
                 f"{form.where}: {place} has {len(cells)} cells, the first line has {len(form.names)} "
-                f"(separated by {_called(form.delimiter)}); correct that line"
+                f"(separated by {_called(form.delimiter)}); {_hint(cells, form)}"
             )
         numbers = _numbers([cells[position] for position in used])
         if form.chosen.label is not None:
@@ -244,14 +251,49 @@ def _label(cell: str, place: str, form: _Format) -> float | None:
 def _not_numbers(cells: list[str], numbers: list[float | None], place: str, form: _Format) -> InputError:
     text = [position for position, number in zip(form.chosen.used, numbers, strict=True) if number is None]
     example = cells[text[0]].strip()
-    if len(form.names) == 1 and re.search(r"[\s|:]", example):
+    column = form.names[text[0]]
+    if "\n" in example:
         return InputError(
-            f"{form.where}: {place}: {example[:40]!r} is one cell; "
-            "separate columns by commas, semicolons or tabs (numpy.savetxt: delimiter=',')"
+            f"{form.where}: {place}, column {column!r}: a quotation mark is not closed on that line; correct it"
+        )
+    if re.fullmatch(r"[+-]?[1-9]\d{0,2}(?:([,.' \u00a0\u202f])\d{3})(?:\1\d{3})*(?:[.,]\d+)?", example):
+        mark = re.sub(r"[+\-\d]", "", example)[0]
+        one_comma = mark == "," and example.count(",") == 1 and "." not in example
+        meant = f"{example.replace(mark, '')} or {example.replace(mark, '.')}" if one_comma else "1234567.5"
+        return InputError(
+            f"{form.where}: {place}, column {column!r}: {example!r} has {'a decimal comma or ' * one_comma}"
+            f"thousands separators; write plain numbers, such as {meant}"
         )
     if re.fullmatch(r"[+-]?[\d.]*,\d+", example):
-        return InputError(f"{form.where}: {place}: {example!r} has a decimal comma; write numbers with a point")
+        return InputError(
+            f"{form.where}: {place}, column {column!r}: {example!r} has a decimal comma; write numbers with a point"
+        )
     return refuse_text([form.names[position] for position in text], example, place, form.label, form.where)
+
+
+def _refuse_one_cell(where: str, records: list[tuple[int, int, list[str]]]) -> None:
+    """Refuse lines that are not cut into cells at all, before a column is looked for in them."""
+    if any(len(cells) != 1 for _, _, cells in records):
+        return
+    number, cell = records[-1][0] + 1, records[-1][2][0].strip()
+    if _number(cell) is None and re.search(r"[\s|:]", cell):
+        raise InputError(
+            f"{where}: line {number}: {cell[:40]!r} is one cell; separate columns by commas, semicolons or tabs "
+            "(numpy.savetxt: delimiter=','), and remove lines above the table"
+        )
+
+
+def _hint(cells: list[str], form: _Format) -> str:
+    width = len(form.names)
+    if len(cells) == width + 1 and not cells[-1].strip():
+        return f"remove the {_called(form.delimiter)[:-1]} at the end of the lines"
+    if width == 1:
+        return "remove the lines above the table, or correct that line"
+    if form.delimiter == "," and len(cells) > width:
+        return (
+            "correct that line; commas within numbers (decimal, thousands) are not understood: write a point, or none"
+        )
+    return "correct that line"
 
 
 def _called(delimiter: str) -> str:

@@ -97,7 +97,7 @@ def _read_image(path: Path) -> Array:
     except Image.DecompressionBombError:
         raise InputError(f"{path}: has too many pixels; cut it into pieces first") from None
     except (OSError, ValueError, TypeError, SyntaxError, EOFError, IndexError, OverflowError, MemoryError) as problem:
-        raise InputError(f"{path}: not a readable image: {problem}") from None
+        raise InputError(f"{path}: not a readable image: {problem}; copy or save it again, or leave it out") from None
 
 
 def _pixels(image: Image, path: Path) -> Array:

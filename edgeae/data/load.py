@@ -25,6 +25,7 @@ from edgeae.errors import InputError
 __all__ = ["load_data", "load_rows"]
 
 _CSV_SUFFIXES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
+_SHEET_SUFFIXES = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods", ".numbers")
 _PARQUET_SUFFIXES = (".parquet", ".pq")
 _FORMS = (
     ".npy, .npz, .csv (.tsv, .txt, also .gz), .parquet, IDX files (also .gz), images, a folder of images, - for CSV on "
@@ -132,7 +133,7 @@ def load_rows(
         if x.shape[1:] != wanted.shape:
             raise InputError(
                 f"{where}: rows of shape {dataset.row_shape} ({dataset.layout}); the bundle takes rows of shape "
-                f"{wanted.shape} ({wanted.layout})"
+                f"{wanted.shape} ({wanted.layout}); give rows of the kind it was trained on"
             )
     if wanted.dtype == "uint8" and x.dtype != np.uint8:
         if not dataset.whole_numbers:
@@ -197,7 +198,7 @@ def _load_file(path: Path, key: str | None, request: Request, axes: _Axes) -> Da
         rows, layout = read_images(list_images(path))
         return _array(rows, None, request, axes.or_else(layout), where, path.resolve().name)
     if path.is_file() and not path.stat().st_size:
-        raise InputError(f"{path}: the file is empty")
+        raise InputError(f"{path}: the file is empty; write or copy it again")
     if name.endswith(_CSV_SUFFIXES):
         return _table(read_csv(path, request), axes)
     if name.endswith(_PARQUET_SUFFIXES):
@@ -216,6 +217,8 @@ def _load_file(path: Path, key: str | None, request: Request, axes: _Axes) -> Da
             raise InputError(f"{path}: holds {len(rows)} single values, probably labels; give the images file")
         beside = labels_beside(path)
         return _array(rows, None if beside is None else read_idx(beside), request, axes, where, path.name)
+    if name.endswith(_SHEET_SUFFIXES):
+        raise InputError(f"{path}: a spreadsheet; save the sheet with the table as 'CSV UTF-8', with one header line")
     raise InputError(f"{path}: unknown kind of file {path.suffix!r}; edgeae reads {_FORMS}")
 
 
@@ -225,7 +228,10 @@ def _array(source: Any, labels: Any, request: Request, axes: _Axes, where: str, 
     y = None if labels is None else as_labels(labels, where)
     if y is not None and len(y) != len(x):
         raise InputError(f"{where}: {len(x)} rows but {len(y)} labels; there must be one label per row")
-    return Dataset(x, y, axes.find(x.shape, where), request.feature_names, name)
+    layout, names = axes.find(x.shape, where), request.feature_names
+    if axes.wanted is not None and (layout != "vector" or x.shape[1:] != axes.wanted.shape):
+        names = None  # of a bundle whose rows these have yet to become
+    return Dataset(x, y, layout, names, name)
 
 
 def _table(dataset: Dataset, axes: _Axes) -> Dataset:

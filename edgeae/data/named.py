@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeae.bundle.atomic import write_file
+from edgeae.cache import cache_path
 from edgeae.data.dataset import Array, Dataset
 from edgeae.data.idx import parse_idx
 from edgeae.errors import InputError, MissingPackageError
@@ -106,10 +107,6 @@ def _folders(name: str, data_dir: str | os.PathLike[str] | None) -> Iterator[Pat
         yield _DEBIAN[name]
 
 
-def _cache(name: str) -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeae" / name
-
-
 def _find(folder: Path, file: str) -> Path | None:
     names = (f"{file}.gz", file, file.replace("-idx", ".idx"))  # the last is how Kaggle names them
     return next((folder / name for name in names if (folder / name).is_file()), None)
@@ -126,9 +123,9 @@ def _checked(path: Path, name: str, file: str) -> Array:
 
 
 def _cached(name: str, file: str, data_dir: str | os.PathLike[str] | None) -> Array:
-    path = _find(_cache(name), file)
+    path = _find(cache_path(name), file)
     if path is None:
-        path = _cache(name) / f"{file}.gz"
+        path = cache_path(name) / f"{file}.gz"
         reason = _download(name, file, path)
         if reason is not None:
             given = [str(folder) for folder in (data_dir, os.environ.get("EDGEAE_DATA")) if folder]

@@ -88,9 +88,12 @@ def select(names: Sequence[str], header: bool, request: Request, where: str) -> 
         positions = tuple(position for position in range(len(names)) if position not in left_out)
         for position in positions:
             if not names[position]:
+                like = "the index that pandas writes (index=False writes none)"
+                if position == len(names) - 1 and position:
+                    like = "what a delimiter at the end of the lines makes"
                 raise InputError(
-                    f"{where}: column {position} (counting from 0) has no name, like the index that pandas writes; "
-                    "leave it out with --columns=- or write the file without it (index=False)"
+                    f"{where}: column {position} (counting from 0) has no name, like {like}; "
+                    "leave it out with --columns=-"
                 )
             if counts[names[position]] > 1:
                 find(names[position])
@@ -106,7 +109,11 @@ def select(names: Sequence[str], header: bool, request: Request, where: str) -> 
     feature_names = tuple(names[position] for position in positions) if header else None
     if request.feature_names is not None:
         if len(request.feature_names) != len(positions):
-            raise InputError(f"{where}: {len(positions)} columns for {len(request.feature_names)} feature names")
+            wanted = request.feature_names
+            raise InputError(
+                f"{where}: {len(positions)} columns{'' if header else ' and no header'}, where {len(wanted)} are "
+                f"wanted: {_listed(wanted)}; give these columns, or choose them with --columns"
+            )
         feature_names = request.feature_names
     return Selection(positions, label, tuple(names[position] for position in positions), feature_names)
 
@@ -150,7 +157,7 @@ def join_blocks(
         if label is not None:
             labels.append(label)
     if not sum(map(len, features)):
-        raise InputError(f"{where}: has a header but no rows")
+        raise InputError(f"{where}: has a header but no rows; was it written completely?")
     x = np.concatenate(features)
     if missing in ("mean", "median", "zero"):
         impute(x, where, missing, chosen.names)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import math
 import os
-import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from edgeae.bundle.atomic import check_new, open_atomic
+from edgeae.bundle.atomic import check_new, explained, new_file, open_atomic
 from edgeae.errors import InputError, MissingPackageError
 
 __all__ = ["ARRAY_FORMATS", "SCORE_FORMATS", "check_output", "create_array", "write_scores"]
@@ -23,6 +23,7 @@ SCORE_FORMATS = (".csv", ".npy", ".parquet")
 
 Array = np.ndarray[Any, Any]
 _BLOCK = 65_536
+_PIECE = 2**20
 
 
 def check_output(path: str | os.PathLike[str], formats: tuple[str, ...], *, force: bool) -> Path:
@@ -62,45 +63,51 @@ def create_array(
         np.float32(6.0)
     """
     path = Path(path)
-    if path.suffix.lower() == ".csv":
-        if len(shape) != 2:
-            raise InputError(f"{path}: rows of shape {shape[1:]} do not fit a .csv file; write a .npy file")
-        array = np.empty(shape, np.float32)
-        yield array
-        with open_atomic(path) as file:
-            if names is not None:
-                header = io.StringIO()
-                csv.writer(header, lineterminator="\n").writerow(names)
-                file.write(header.getvalue().encode())
-            for start in range(0, len(array), _BLOCK):
-                np.savetxt(file, array[start : start + _BLOCK], delimiter=",", fmt="%.9g")
+    if path.suffix.lower() != ".csv":
+        with _mapped(path, shape) as array:
+            yield array
         return
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        if 0 in shape:  # an empty file cannot be mapped
-            array = np.empty(shape, np.float32)
-        else:
-            array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
-            if hasattr(os, "posix_fallocate"):  # a full disk is an error here, not a bus error while filling the map
-                with temporary.open("rb+") as mapped:
-                    os.posix_fallocate(mapped.fileno(), 0, temporary.stat().st_size)
-    except OSError as problem:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot be written: {problem.strerror or problem}") from problem
-    try:
+    if len(shape) != 2:
+        raise InputError(f"{path}: rows of shape {shape[1:]} do not fit a .csv file; write a .npy file")
+    array = np.empty(shape, np.float32)
+    yield array
+    with open_atomic(path) as file:
+        if names is not None:
+            header = io.StringIO()
+            csv.writer(header, lineterminator="\n").writerow(names)
+            file.write(header.getvalue().encode())
+        for start in range(0, len(array), _BLOCK):
+            np.savetxt(file, array[start : start + _BLOCK], delimiter=",", fmt="%.9g")
+
+
+@contextlib.contextmanager
+def _mapped(path: Path, shape: tuple[int, ...]) -> Iterator[Array]:
+    """Yield a float32 array of `shape` that lies in the .npy file `path`, which appears when the block has ended."""
+    with new_file(path) as file:
+        with explained(path):
+            described = {"descr": "<f4", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, described)  # type: ignore[no-untyped-call,unused-ignore]
+            file.flush()
+            start, size = file.tell(), math.prod(shape) * 4
+            if size:
+                _allocate(file, start + size)
+        if not size:  # nothing cannot be mapped
+            yield np.empty(shape, np.float32)
+            return
+        array: Array = np.memmap(file, np.dtype("<f4"), "r+", start, shape)
         yield array
-        if isinstance(array, np.memmap):
-            array.flush()
-            with temporary.open("rb") as mapped:
-                os.fsync(mapped.fileno())
-            temporary.replace(path)
-        else:
-            with open_atomic(path) as file:
-                np.lib.format.write_array(file, array)
-    except OSError as problem:
-        raise InputError(f"{path}: cannot be written: {problem.strerror or problem}") from problem
-    finally:
-        temporary.unlink(missing_ok=True)
+        with explained(path):
+            array.flush()  # type: ignore[attr-defined,unused-ignore]
+
+
+def _allocate(file: BinaryIO, size: int) -> None:
+    """Make a file as long as it will be: a full disk is an error here, and would be a bus error in the map."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+        return
+    for start in range(file.tell(), size, _PIECE):
+        file.write(bytes(min(_PIECE, size - start)))
+    file.flush()
 
 
 def write_scores(path: str | os.PathLike[str], scores: Array, anomalies: Array) -> None:
@@ -117,8 +124,8 @@ def write_scores(path: str | os.PathLike[str], scores: Array, anomalies: Array) 
     """
     path = Path(path)
     if path.suffix.lower() == ".npy":
-        with open_atomic(path) as file:
-            np.lib.format.write_array(file, np.ascontiguousarray(scores), allow_pickle=False)
+        with create_array(path, scores.shape) as array:
+            array[:] = scores
         return
     if path.suffix.lower() == ".csv":
         with open_atomic(path) as file:

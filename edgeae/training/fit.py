@@ -26,7 +26,7 @@ from edgeae.training.config import TrainConfig, chosen
 from edgeae.training.defaults import Plan
 from edgeae.training.loop import Loop, epochs, setup_loop
 from edgeae.training.progress import Epoch, Reporter, reporter
-from edgeae.training.resume import State
+from edgeae.training.resume import State, fitting
 from edgeae.training.rows import Rows, batches
 from edgeae.training.run import Stopped
 
@@ -101,13 +101,15 @@ def fit(fabric: Fabric, job: Job, progress: bool | Callable[[Epoch], object]) ->
     with _settings(fabric, options):
         model = copy.deepcopy(job.model)  # spawned processes would otherwise share their weights
         if state is not None:
-            model.load_state_dict(state.weights)
+            with fitting(job.state_file):
+                model.load_state_dict(state.weights)
         training = Rows(job.x_train.numpy(), job.normalisation, job.layout, fabric.device)
         held_out = Rows(job.x_validation.numpy(), job.normalisation, job.layout, fabric.device)
         loop = setup_loop(fabric, Objective(model, job.plan.objective), training, held_out, options)
         if state is not None:
-            loop.optimizer.load_state_dict(state.optimizer)
-            fabric.strategy.precision.load_state_dict(state.scaler)
+            with fitting(job.state_file):
+                loop.optimizer.load_state_dict(state.optimizer)
+                fabric.strategy.precision.load_state_dict(state.scaler)
         report = reporter(
             progress if fabric.is_global_zero else False,
             epochs=chosen(options.epochs),

@@ -15,14 +15,16 @@ from typing import Any, Literal
 
 import numpy as np
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from edgeae.bundle.atomic import write_directory
+from edgeae.bundle.atomic import recovered, write_directory
 from edgeae.bundle.bundle import pack_arrays
 from edgeae.bundle.manifest import Dtype, Normalisation, Provenance
 from edgeae.bundle.strict import from_plain, parse_json, to_json
 from edgeae.data.dataset import Array
+from edgeae.data.npz import DAMAGED, array_names, read_array
 from edgeae.errors import InputError
 from edgeae.models.autoencoder import Autoencoder
 from edgeae.models.config import ModelConfig, ObjectiveConfig
@@ -139,7 +141,7 @@ class Run(RunRecord):
         Raises:
             InputError: if there is none, or it is incomplete or damaged.
         """
-        path = Path(path)
+        path = recovered(Path(path))
         if not (path / "model.json").is_file():
             raise InputError(f"{path}: {_why_no_run(path)}")
         where = str(path / "model.json")
@@ -150,13 +152,7 @@ class Run(RunRecord):
         if isinstance(version, int) and version > FORMAT_VERSION:
             raise InputError(f"{where}: written by a newer edgeae; upgrade with: pip install -U edgeae")
         record = from_plain(RunRecord, plain, where=where, error=InputError)
-        model = Autoencoder(record.config)
-        try:
-            model.load_state_dict(safetensors.torch.load(_bytes(path / "model.safetensors")))
-        except (SafetensorError, RuntimeError) as problem:
-            reason = str(problem).splitlines()[0]
-            raise InputError(f"{path / 'model.safetensors'}: does not hold this model's weights: {reason}") from None
-        return Run(**_fields(record), path=path, model=model.eval())
+        return Run(**_fields(record), path=path, model=_model(record.config, path / "model.safetensors").eval())
 
     @cached_property
     def reference(self) -> Reference:
@@ -168,13 +164,13 @@ class Run(RunRecord):
         file = self.path / "reference.npz"
         shape = self.config.input_shape
         try:
-            with np.load(io.BytesIO(_bytes(file)), allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as problem:
-            raise InputError(f"{file}: not a readable .npz file: {problem}") from None
-        for name in ("x_train", "x_validation"):
-            if name not in arrays or arrays[name].shape[1:] != shape:
-                raise InputError(f"{file}: {name} is missing or not of rows {shape}; train again")
+            with zipfile.ZipFile(io.BytesIO(_bytes(file))) as archive:
+                arrays = {name: read_array(archive, name) for name in array_names(archive)}
+        except DAMAGED as problem:
+            raise InputError(f"{file}: not a readable .npz file: {_first_line(problem)}; train again") from None
+        for name in ("x_train", "x_validation", *(("x_anomaly",) if "x_anomaly" in arrays else ())):
+            if name not in arrays or arrays[name].shape[1:] != shape or arrays[name].dtype.name != self.input_dtype:
+                raise InputError(f"{file}: {name} is missing or not {self.input_dtype} rows {shape}; train again")
         return Reference(arrays["x_train"], arrays["x_validation"], arrays.get("x_anomaly"))
 
 
@@ -233,7 +229,34 @@ def _fields(record: RunRecord) -> dict[str, Any]:
     return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
 
 
+def _model(config: ModelConfig, file: Path) -> Autoencoder:
+    """Build the network with the weights in `file`, which must be its own before memory is taken for it."""
+    try:
+        weights = safetensors.torch.load(_bytes(file))
+        with torch.device("meta"):
+            wanted = Autoencoder(config).state_dict()
+    except (SafetensorError, RuntimeError, ValueError, TypeError, OverflowError) as problem:
+        raise InputError(f"{file}: does not hold this model's weights: {_first_line(problem)}; train again") from None
+    for name in [*wanted, *weights]:
+        if name not in wanted or name not in weights:
+            raise InputError(f"{file}: does not hold this model's weights: {name!r} is in one only; train again")
+        if weights[name].shape != wanted[name].shape or weights[name].dtype != wanted[name].dtype:
+            there, needed = (f"{each[name].dtype} {tuple(each[name].shape)}" for each in (weights, wanted))
+            raise InputError(
+                f"{file}: does not hold this model's weights: {name!r} is {there}, not {needed}; train again"
+            )
+    model = Autoencoder(config)
+    model.load_state_dict(weights)
+    return model
+
+
+def _first_line(problem: BaseException) -> str:
+    return str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+
+
 def _bytes(file: Path) -> bytes:
+    if file.exists() and not file.is_file():
+        raise InputError(f"{file}: is not a regular file; train again with --force")
     try:
         return file.read_bytes()
     except OSError as problem:

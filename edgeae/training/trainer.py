@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from edgeae.bundle.atomic import check_new
 from edgeae.bundle.manifest import Normalisation, Provenance
 from edgeae.data import Dataset, describe_dataset, digest_rows, fit_normalisation, load_data, normalise, split_rows
-from edgeae.data.dataset import Array, row_blocks
+from edgeae.data.dataset import Array, describe_constants, row_blocks
 from edgeae.errors import DeviceError, InputError, TrainingError
 from edgeae.models.autoencoder import Autoencoder
 from edgeae.training.config import TrainConfig, chosen
@@ -31,7 +31,7 @@ from edgeae.training.defaults import Facts, Plan, check_range, resolve
 from edgeae.training.fit import Job, Outcome, fit, fit_apart
 from edgeae.training.loop import mixed_seed
 from edgeae.training.progress import Epoch
-from edgeae.training.resume import State, merge_options, read_state, state_path
+from edgeae.training.resume import State, check_rate, check_state, merge_options, read_state, state_path
 from edgeae.training.run import FORMAT_VERSION, Results, Run, RunRecord, sample_reference, write_run
 
 __all__ = ["train"]
@@ -101,7 +101,8 @@ def train(
         state = read_state(out)
         wanted = merge_options(state.options, wanted)
     else:
-        check_new(out, force=force, what="the run directory")
+        check_new(out, force=force, what="the run directory", holds="model.json")
+        check_state(out, force=force)
     fabric = _fabric(wanted)
     dataset = load_data(
         data,
@@ -122,6 +123,10 @@ def train(
         *(prepared.plan.model.describe(), prepared.plan.options.normalise, prepared.plan.objective.loss),
         chosen(prepared.plan.options.epochs),
     )
+    if state is not None:
+        check_rate(state, prepared.plan.options, out)
+    else:
+        state_path(out).unlink(missing_ok=True)  # of a run that this one replaces
     state, outcome = _launch(fabric, job, progress, out)
     record = _record(rows, prepared, dataset, state, outcome)
     _report(record)
@@ -177,11 +182,31 @@ def _split(dataset: Dataset, options: TrainConfig) -> _Rows:
             usable = np.flatnonzero(dataset.y == 0)
             log.info("training on the %d rows labelled 0, %d labelled 1 are kept apart", len(usable), len(marked))
     elif dataset.y is not None:
-        log.info("the labels are not 0 and 1 and are ignored")
+        _say_ignored(dataset, dataset.y, options)
     if len(usable) < 2:
-        raise InputError(f"{dataset.source}: {len(usable)} row(s) to train on; training needs at least 2, better 1000")
+        marked_all = anomalies is not None and not len(usable)
+        hint = "all are labelled 1, an anomaly: recode the labels, or use --train-on all" if marked_all else "give more"
+        raise InputError(
+            f"{dataset.source}: {len(usable)} row(s) to train on, training needs at least 2, better 1000; {hint}"
+        )
+    constants = describe_constants(dataset.x, dataset.feature_names) if dataset.layout == "vector" else None
+    if constants:
+        log.warning("%s: %s: nothing to learn there; leave it out with --columns=-NAME", dataset.source, constants)
     training, held_out = split_rows(len(usable), options.validation, options.seed)
     return _Rows(dataset.x[usable[training]], dataset.x[usable[held_out]], anomalies)
+
+
+def _say_ignored(dataset: Dataset, labels: Array, options: TrainConfig) -> None:
+    """Classes are no mistake; what the user named a label, or has two values, may have been meant to mark anomalies."""
+    values = np.unique(labels)
+    row = int(np.flatnonzero(~np.isin(labels, (0, 1)))[0])
+    column = f" of column {options.label_column!r}" if options.label_column else ""
+    log.log(
+        logging.WARNING if options.label_column or len(values) <= 2 else logging.INFO,
+        "%s: the labels%s are not 0 and 1 and are ignored (row %d, counting from 0, has %d): all rows are trained on; "
+        "if they mark anomalies, write 0 for normal rows and 1 for anomalies",
+        *(dataset.source, column, row, labels[row]),
+    )
 
 
 def _prepare(rows: _Rows, dataset: Dataset, options: TrainConfig) -> _Prepared:
