@@ -121,8 +121,10 @@ def imports(path: Path) -> set[str]:
         ("bundle", {"numpy", "edgeae.errors", "edgeae.bundle"}),
         (
             "runtime",
-            {"numpy", "onnxruntime", "edgeae", "edgeae.errors", "edgeae.bundle", "edgeae.runtime", "edgeae.timing"},
+            {"numpy", "onnxruntime", "edgeae"}
+            | {f"edgeae.{name}" for name in ("errors", "bundle", "cache", "runtime", "timing")},
         ),
+        ("doctor", {"numpy", "edgeae", "edgeae.cache", "edgeae.doctor"}),
     ],
 )
 def test_the_torch_free_folders_import_only_what_they_may(folder: str, allowed: set[str]) -> None:
@@ -133,7 +135,7 @@ def test_the_torch_free_folders_import_only_what_they_may(folder: str, allowed: 
             assert part in allowed or top in sys.stdlib_module_names or top == "__future__", f"{path.name}: {name}"
 
 
-@pytest.mark.parametrize("folder", ["bundle", "runtime", "data"])
+@pytest.mark.parametrize("folder", ["bundle", "runtime", "data", "doctor"])
 def test_the_torch_side_is_never_imported_by_the_torch_free_side(folder: str) -> None:
     for path in (PACKAGE / folder).rglob("*.py"):
         for name in imports(path):

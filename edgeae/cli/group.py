@@ -25,6 +25,8 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Inspect": {
         "inspect": ("look", "Print what is in a bundle, like a model card."),
         "verify": ("look", "Check a bundle's files, graphs and golden rows."),
+        "report": ("look", "Write one HTML page: scores, reconstructions, ROC, latent map, training."),
+        "doctor": ("look", "Examine this machine: ONNX Runtime, providers, CUDA, folders, packages."),
     },
     "Run": {
         "encode": ("run", "Compress rows to latents."),
@@ -35,6 +37,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Measure": {
         "bench": ("measure", "Measure latency, throughput, cold start and memory on this machine."),
+        "tune": ("measure", "Measure how a bundle runs best on this machine, and keep it."),
     },
 }
 
