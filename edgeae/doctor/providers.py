@@ -167,7 +167,7 @@ def _attempt(code: str, *arguments: str) -> Attempt:
     environment = {"ORT_DISABLE_TELEMETRY": "1"} | dict(os.environ) | {"PYTHONPATH": path}
     try:
         done = subprocess.run(
-            [sys.executable, "-c", code, *arguments],
+            [sys.executable, "-P", "-c", code, *arguments],
             env=environment,
             capture_output=True,
             text=True,
