@@ -23,6 +23,7 @@ from edgeae.errors import (
     InputError,
     IntegrityError,
     MissingPackageError,
+    OutOfMemoryError,
     TrainingError,
 )
 
@@ -42,6 +43,7 @@ __all__ = [
     "InputError",
     "IntegrityError",
     "MissingPackageError",
+    "OutOfMemoryError",
     "TrainingError",
     "__version__",
     "export_bundle",

@@ -8,6 +8,7 @@ percentiles stays comparable where two runs one after the other do not.
 from __future__ import annotations
 
 import gc
+import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -53,18 +54,24 @@ def measure(
     seconds: float = 1.0,
     slice_seconds: float = 0.01,
     warm_up_seconds: float = 0.05,
+    settle_seconds: float = 0.0,
     clock: Callable[[], float] = time.perf_counter,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> dict[str, Timing]:
     """Time each candidate for about `seconds`, in turns of `slice_seconds`, after an untimed warm-up.
 
-    Each turn starts with another candidate, so that none always follows the same one. Garbage collection is off.
+    The order of each turn is drawn anew (the same in every run), so that none always follows the same one and its
+    spinning threads. Garbage collection is off.
 
     Args:
         candidates: Name to function without arguments.
         seconds: Time for each candidate; each is called at least once.
         slice_seconds: Length of a turn; at least one call.
         warm_up_seconds: Time for each before anything is recorded; at least one call.
+        settle_seconds: Pause before each turn, and then, where calls are shorter than a turn, one that is not counted:
+            threads of the candidate before have stopped spinning, and the caches hold this one's data.
         clock: Returns seconds.
+        sleep: Waits for seconds.
 
     Returns:
         Name to distribution, over all calls.
@@ -79,18 +86,22 @@ def measure(
     """
     if not candidates:
         raise InputError("timing: there is no candidate to time")
-    if not (seconds > 0 and slice_seconds > 0 and warm_up_seconds >= 0):
-        raise InputError("timing: seconds and slice_seconds must be positive")
-    for function in candidates.values():
-        _run_slice(function, warm_up_seconds, clock)
+    if not (seconds > 0 and slice_seconds > 0 and warm_up_seconds >= 0 and settle_seconds >= 0):
+        raise InputError("timing: seconds and slice_seconds must be positive, the others not negative")
+    brief = {
+        name: min(_run_slice(function, warm_up_seconds, clock)) < slice_seconds for name, function in candidates.items()
+    }
     samples: dict[str, list[float]] = {name: [] for name in candidates}
-    names = list(candidates)
+    names, order = list(candidates), random.Random(0)
     collecting = gc.isenabled()
     gc.disable()
     try:
-        for turn in range(max(1, round(seconds / slice_seconds))):
-            first = turn % len(names)
-            for name in names[first:] + names[:first]:
+        for _ in range(max(1, round(seconds / slice_seconds))):
+            for name in order.sample(names, len(names)):
+                if settle_seconds > 0:
+                    sleep(settle_seconds)
+                    if brief[name]:
+                        candidates[name]()
                 samples[name] += _run_slice(candidates[name], slice_seconds, clock)
     finally:
         if collecting:

@@ -142,3 +142,20 @@ def test_the_torch_side_is_never_imported_by_the_torch_free_side(folder: str) ->
             parts = name.split(".")
             assert not (parts[0] == "edgeae" and len(parts) > 1 and parts[1] in TORCH_SIDE), f"{path.name}: {name}"
             assert parts[0] not in ("torch", "onnx"), f"{path.name}: {name}"
+
+
+def test_a_first_score_imports_nothing_slow() -> None:
+    """What a cold start does not need, each between 3 and 50 milliseconds; who adds one looks for another way."""
+    slow = "numpy.ma importlib.metadata subprocess zipfile difflib shutil tempfile random email socket".split()
+    code = textwrap.dedent("""
+        import sys
+        import numpy, onnxruntime
+        before = set(sys.modules)
+        import edgeae
+        model = edgeae.load(sys.argv[1], device="cpu")
+        model.score(model.bundle.golden().x)
+        print(",".join(sorted(set(sys.modules) - before)))
+    """)
+    found = set(run(code, str(GOLDEN / "dense")).strip().split(","))
+    assert "edgeae.runtime.session" in found
+    assert not found.intersection(slow)

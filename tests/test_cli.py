@@ -143,6 +143,16 @@ def test_bench_measures(invoke: Invoke) -> None:
     assert json.loads(Path("bench.json").read_text())["bundle"]
 
 
+def test_bench_compares(invoke: Invoke) -> None:
+    arguments = ("--device", "cpu", "--batches", "1", "--seconds", 0.05, "--json", "bench.json")
+    result = invoke("bench", GOLDEN / "dense", "--against", GOLDEN / "sparse", *arguments)
+    assert "takes: time over that of the first one" in result.stdout
+    assert [one["bundle"] for one in json.loads(Path("bench.json").read_text())["contenders"]] == [
+        "golden dense",
+        "golden sparse",
+    ]
+
+
 def test_demo_runs_offline(invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = json.loads(invoke("demo", "-o", "demo", "--json").stdout)
     assert result["auroc"]["noisy digits"] > 0.98 and result["auroc"]["photographs"] > 0.9

@@ -12,7 +12,8 @@ from edgeae.bundle import Bundle
 from edgeae.bundle.strict import from_plain, to_plain
 from edgeae.errors import BundleError, EdgeaeError, InputError
 from edgeae.runtime import bench as module
-from edgeae.runtime.bench import Benchmark, bench, peak_memory
+from edgeae.runtime.bench import Benchmark, Comparison, bench, compare, peak_memory
+from edgeae.timing import Ratio
 from tests.bundles import make_bundle
 
 
@@ -58,6 +59,38 @@ def test_a_fixed_batch_and_a_zip_file_can_be_measured(tmp_path: Path) -> None:
 def test_impossible_arguments_are_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="bench"):
         quick(tmp_path, **wrong)
+
+
+def test_bundles_and_precisions_are_compared_in_turns(tmp_path: Path) -> None:
+    make_bundle(tmp_path / "small", precisions=("fp32", "int8"))
+    make_bundle(tmp_path / "large", shape=(40,))
+    steps: list[str] = []
+    common: dict[str, Any] = {"devices": ("cpu",), "seconds": 0.02}
+    found = compare([tmp_path / "small"], precisions=("fp32", "int8"), batches=(1, 4), progress=steps.append, **common)
+    assert [(one.bundle, one.precision, one.device) for one in found.contenders] == [
+        ("tiny", "fp32", "cpu"),
+        ("tiny", "int8", "cpu"),
+    ]
+    first, second = found.contenders
+    assert first.latency_ratios == (Ratio(1.0, 1.0), Ratio(1.0, 1.0)) and first.throughput_ratio == Ratio(1.0, 1.0)
+    assert [each.batch for each in second.latency] == [1, 4]
+    for own, other, ratio in zip(second.latency, first.latency, second.latency_ratios, strict=True):
+        assert ratio.median == pytest.approx(own.p50_us / other.p50_us)
+    assert steps == ["latency", "throughput"]
+    assert from_plain(Comparison, json.loads(json.dumps(to_plain(found))), where="json") == found
+    both = compare([tmp_path / "small", tmp_path / "large"], batches=(1,), **common)
+    assert [one.digest for one in both.contenders] == [
+        Bundle.read(tmp_path / name).digest for name in ("small", "large")
+    ]
+    bulk, base = both.contenders[1].throughput, both.contenders[0].throughput
+    expected = base.rows_per_second / bulk.rows_per_second
+    assert both.contenders[1].throughput_ratio.median == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("wrong", [{}, {"precisions": ("fp32", "fp16"), "seconds": 0}, {"devices": ()}])
+def test_a_comparison_of_one_is_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="bench"):
+        compare([tmp_path], **wrong)
 
 
 def test_no_bundle_no_benchmark(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 import edgeae
 from edgeae.errors import EdgeaeError, InputError
 from edgeae.runtime import Autoencoder
+from edgeae.runtime.denormals import DenormalsAsZero
 from edgeae.runtime.session import Binding
 from tests.bundles import Array, Network, Recipe, assert_close, make_bundle
 
@@ -227,3 +228,26 @@ def test_what_is_bound_for_good_lives_as_long_as_the_binding(bundles: dict[str, 
     gc.collect()
     assert alive[0]() is not None and alive[1]() is not None
     run()
+
+
+@pytest.mark.parametrize(("slow", "switched"), [(0.0, True), (1e9, False)])
+def test_denormals_are_switched_off_once_rows_are_slow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: float, switched: bool
+) -> None:
+    entered: list[int] = []
+
+    class Counted(DenormalsAsZero):
+        def __enter__(self) -> None:
+            entered.append(1)
+            super().__enter__()
+
+    monkeypatch.setattr("edgeae.runtime.bound.DenormalsAsZero", Counted)
+    monkeypatch.setattr("edgeae.runtime.bound.AVAILABLE", True)
+    monkeypatch.setattr("edgeae.runtime.bound.SLOW", slow)
+    network = make_bundle(tmp_path / "b", shape=(70,))
+    x = network.rows(1)[0]
+    one = edgeae.load(tmp_path / "b", device="cpu").bind()
+    scores = {one.score(x) for _ in range(20)}
+    assert bool(entered) is switched
+    assert len(entered) < 20  # not before they were slow
+    assert scores == {one.score(x)}

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import tempfile
+import threading
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -62,6 +66,13 @@ class WithDlpack:
         return self.array.__dlpack_device__()
 
 
+class Failing:
+    """An object that raises what nobody expects when it is read."""
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        raise KeyError("no such thing")
+
+
 class Subclass(np.ndarray[Any, Any]):
     """An array with manners of its own."""
 
@@ -69,6 +80,18 @@ class Subclass(np.ndarray[Any, Any]):
 def unaligned(rows: Array) -> Array:
     data = bytearray(1) + bytearray(rows.tobytes())
     return np.frombuffer(data, rows.dtype, offset=1).reshape(rows.shape)
+
+
+def mapped(rows: Array, order: Literal["C", "F"] = "C") -> Array:
+    """Return the rows as a memory map of a file that has no name any more."""
+    with tempfile.TemporaryFile() as file:
+        made: Array = np.memmap(file, rows.dtype, "w+", shape=rows.shape, order=order)
+        made[...] = rows
+        return made
+
+
+def torch_tensor(rows: Array) -> Any:
+    return pytest.importorskip("torch").from_numpy(rows.copy())
 
 
 def read_only(rows: Array) -> Array:
@@ -86,12 +109,22 @@ SAME: dict[str, Callable[[Array], object]] = {
     "every other row": lambda rows: np.repeat(rows, 2, axis=0)[::2],
     "reversed": lambda rows: rows[::-1].copy()[::-1],
     "transposed": lambda rows: rows.T.copy().T,
+    "all reversed": lambda rows: np.flip(np.flip(rows).copy()),
+    "every third value": lambda rows: np.repeat(rows, 3, axis=-1)[..., ::3],
     "read-only": read_only,
+    "memory-mapped": mapped,
+    "memory-mapped, Fortran order": lambda rows: mapped(rows, "F"),
+    "memory-mapped, other byte order": lambda rows: mapped(rows.astype(rows.dtype.newbyteorder())),
+    "tensor": torch_tensor,
+    "transposed tensor": lambda rows: torch_tensor(rows.swapaxes(0, 1)).swapaxes(0, 1),
+    "list of tensors": lambda rows: [torch_tensor(row) for row in rows],
     "unaligned": unaligned,
     "other byte order": lambda rows: rows.astype(rows.dtype.newbyteorder()),
+    "unaligned, other byte order": lambda rows: unaligned(rows.astype(rows.dtype.newbyteorder())),
     "float64": lambda rows: rows.astype(np.float64),
     "long double": lambda rows: rows.astype(np.longdouble),
     "masked, nothing masked": np.ma.array,
+    "list of masked, nothing masked": lambda rows: [np.ma.array(row) for row in rows],
     "__array__": WithArray,
     "__dlpack__": WithDlpack,
     "memory view": lambda rows: rows.data,
@@ -179,6 +212,14 @@ WRONG: list[tuple[str, object, str]] = [
     ("vector", np.zeros((2, 4), "datetime64[s]"), "dates"),
     ("vector", np.zeros(2, [("a", "f4")]), "records"),
     ("vector", np.ma.masked_invalid(np.array([[1, 2, 3, np.nan]])), "masked values"),
+    ("vector", [np.ma.masked_equal(np.arange(4.0), 2)], "a list of masked arrays; fill their masked values"),
+    ("vector", np.array([["a"] * 4], getattr(np.dtypes, "StringDType", lambda: "U1")()), "got text"),
+    ("vector", np.zeros((1, 4), "timedelta64[s]"), "time differences"),
+    ("vector", np.zeros((1, 4), "V3"), "values that are no NumPy numbers"),
+    ("vector", Failing(), "Failing is not an array of .*: 'no such thing'"),
+    ("vector", [[10**30, 0, 0, 0]], "Python objects"),
+    ("vector", np.full((1, 4), 1e39), "value|feature 'speed' is 1e\\+39, beyond the range of float32"),
+    ("vector", np.full((1, 4), np.longdouble("1e4000")), "beyond the range of float32"),
     ("vector", (row for row in np.zeros((2, 4))), r"a generator; for batches of rows use model.stream"),
     ("vector", WithArray(np.zeros((1, 4)), ["speed", "pressure", "heat", "Vibration"]), "'vibration' is missing"),
     ("vector", WithArray(np.zeros((1, 4)), ["heat", "speed", "pressure", "vibration"]), "columns are in another order"),
@@ -257,3 +298,194 @@ def test_a_flagged_row_never_reaches_the_graph(rows: Array) -> None:
     np.testing.assert_array_equal(block, [[0, 0], [7, 8], [0, 0]])
     np.testing.assert_array_equal(replaced, [False, True, False])
     assert np.isnan(rows[3, 1])
+
+
+# Objects of other libraries
+
+
+FRAMES: dict[str, Callable[[Any, dict[str, list[float]]], Any]] = {
+    "floats": lambda pandas, rows: pandas.DataFrame(rows),
+    "integers and floats": lambda pandas, rows: pandas.DataFrame(rows).astype({"heat": "int32", "speed": "float64"}),
+    "booleans and floats": lambda pandas, rows: pandas.DataFrame(rows).astype({"heat": "bool"}),
+    "nullable": lambda pandas, rows: pandas.DataFrame(rows).convert_dtypes(),
+    "nullable floats": lambda pandas, rows: pandas.DataFrame(rows).astype("Float32"),
+    "backed by pyarrow": lambda pandas, rows: pandas.DataFrame(rows).convert_dtypes(dtype_backend="pyarrow"),
+    "another index": lambda pandas, rows: pandas.DataFrame(rows).set_index(pandas.Index([9, 8, 7])),
+}
+
+
+@pytest.mark.parametrize("kind", FRAMES)
+def test_data_frames_of_numbers_of_any_kind(models: dict[str, tuple[Autoencoder, Network]], kind: str) -> None:
+    pandas = pytest.importorskip("pandas")
+    if "pyarrow" in kind:
+        pytest.importorskip("pyarrow")
+    model, _ = models["vector"]
+    rows = {"speed": [0.5, 1.5, 2.5], "pressure": [1.25, 0.0, -4.0], "heat": [1.0, 0.0, 1.0], "vibration": [3.0, 4, 5]}
+    values = np.column_stack(list(rows.values())).astype(np.float32)
+    made = FRAMES[kind](pandas, rows)
+    np.testing.assert_array_equal(model.score(made), model.score(values))
+    np.testing.assert_array_equal(model.bind().score(made.iloc[:1]), model.score(values)[:1])
+    if kind != "booleans and floats":  # of those pandas makes objects
+        np.testing.assert_array_equal(model.bind().score(made.iloc[0]), model.score(values)[0])
+
+
+def test_data_frames_of_anything_else_name_the_column(models: dict[str, tuple[Autoencoder, Network]]) -> None:
+    pandas = pytest.importorskip("pandas")
+    model, _ = models["vector"]
+    good = {"speed": [1.0], "pressure": [1.0], "heat": [1.0], "vibration": [True]}
+    for wrong in ({"heat": ["1.5"]}, {"heat": pandas.to_datetime(["2020-01-01"])}, {"heat": [None]}, {"heat": [1j]}):
+        with pytest.raises(InputError, match=r"x: column 'heat' is of the type .*; expected numbers"):
+            model.score(pandas.DataFrame(good | wrong))
+    missing = pandas.DataFrame(good).astype({"heat": "Float64"})
+    missing.loc[0, "heat"] = pandas.NA
+    with pytest.raises(InputError, match=r"feature 'heat' is nan|NA"):
+        model.score(missing)
+    with pytest.raises(InputError, match=r"is of the type (object|str)"):
+        model.bind().score(pandas.Series(["a", "b", "c", "d"]))
+
+
+def test_tensors_that_numpy_cannot_read_say_what_to_do(models: dict[str, tuple[Autoencoder, Network]]) -> None:
+    torch = pytest.importorskip("torch")
+    model, _ = models["vector"]
+    for tensor, message in (
+        (torch.zeros(2, 4, requires_grad=True), r"requires grad.*detach"),
+        (torch.zeros(2, 4, dtype=torch.bfloat16), "BFloat16"),
+        (torch.zeros(2, 4, device="meta"), "meta"),
+        (torch.zeros(2, 4).to_sparse(), "to_dense"),
+        (torch.zeros(2, 4, dtype=torch.complex64), "complex numbers"),
+        (torch.zeros(2, 5), r"got float32 \[2, 5\]: 5 values in a row instead of 4"),
+    ):
+        with pytest.raises(InputError, match=f"^x: .*{message}"):
+            model.score(tensor)
+    expanded = torch.ones(1, 4).expand(7, 4)
+    np.testing.assert_array_equal(model.score(expanded), model.score(np.ones((7, 4))))
+
+
+def test_neither_torch_nor_pandas_is_imported_for_their_objects(tmp_path: Path) -> None:
+    make_bundle(tmp_path / "b", RECIPES["vector"])
+    code = f"""
+import sys
+import numpy as np
+import edgeae
+class WithArray:
+    dtypes = [np.dtype("float32")] * 4
+    columns = {NAMES!r}
+    def __array__(self, dtype=None, copy=None):
+        return np.zeros((2, 4), object)
+    def astype(self, dtype):
+        return np.zeros((2, 4), dtype)
+model = edgeae.load(sys.argv[1], device="cpu")
+model.score(WithArray()), model.score(np.ma.zeros((2, 4))), model.score([[0] * 4])
+sys.stdout.write(str(sorted({{"torch", "pandas", "pyarrow", "onnx"}} & set(sys.modules))))
+"""
+    arguments = [sys.executable, "-c", code, str(tmp_path / "b")]
+    environment = {"PYTHONPATH": str(Path(edgeae.__file__).parents[1])}
+    found = subprocess.run(arguments, capture_output=True, text=True, env=environment, check=False, timeout=60)
+    assert (found.stdout, found.stderr) == ("[]", "")
+
+
+# Whose memory it is
+
+
+@pytest.mark.parametrize("operation", ["encode", "decode", "reconstruct", "score", "predict", "stream"])
+@pytest.mark.parametrize("name", RECIPES)
+def test_results_are_the_callers_and_inputs_are_left_alone(
+    models: dict[str, tuple[Autoencoder, Network]], name: str, operation: str
+) -> None:
+    model, network = models[name]
+    source = network.rows(9)
+    if operation == "decode":
+        source = model.encode(source)
+    before = source.copy()
+
+    def call() -> Array:
+        if operation == "stream":
+            return next(model.stream("encode", [source]))
+        result: Array = getattr(model, operation)(source)
+        return result
+
+    first = call()
+    kept = first.copy()
+    assert first.flags.writeable and not np.may_share_memory(first, source)
+    second = call()
+    second[...] = 0
+    np.testing.assert_array_equal(first, kept)
+    np.testing.assert_array_equal(source, before)
+    source[...] = 0  # what was computed does not follow
+    np.testing.assert_array_equal(first, kept)
+    source[...] = before
+    np.testing.assert_array_equal(call(), kept)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_results_of_a_bound_model_are_the_callers_too(
+    models: dict[str, tuple[Autoencoder, Network]], batch: int
+) -> None:
+    for model, network in models.values():
+        bound = model.bind(batch)
+        rows = network.rows(2 * batch)
+        one, two = (rows[0], rows[1]) if batch == 1 else (rows[:batch], rows[batch:])
+        for call in (bound.encode, bound.reconstruct, bound.score):
+            first = call(one)
+            kept = np.array(first)
+            if isinstance(first, np.ndarray):
+                assert first.flags.writeable
+                assert not np.may_share_memory(first, one)
+            second = call(two)
+            np.testing.assert_array_equal(first, kept)
+            if isinstance(second, np.ndarray):
+                second[...] = 7
+            np.testing.assert_array_equal(call(one), kept)
+        changed = one.copy()
+        result = bound.score(changed)
+        changed[...] = 0
+        assert np.array_equal(result, bound.score(one))
+
+
+def test_results_must_not_be_written_over_the_rows(models: dict[str, tuple[Autoencoder, Network]]) -> None:
+    model, network = models["vector"]
+    room = np.zeros((20, 4), np.float32)
+    rows = room[:10]
+    rows[...] = network.rows(10)
+    before = rows.copy()
+    for operation, out in (("reconstruct", rows), ("score", room.reshape(-1)[:10]), ("reconstruct", room[5:15])):
+        with pytest.raises(InputError, match="out: lies in the memory of x; pass an array of its own"):
+            getattr(model, operation)(rows, out=out)
+    np.testing.assert_array_equal(rows, before)
+    assert model.reconstruct(rows, out=room[10:]) is not None
+
+
+def test_a_callers_settings_for_arithmetic_errors_change_nothing(
+    models: dict[str, tuple[Autoencoder, Network]],
+) -> None:
+    model, _ = models["vector"]
+    rows = np.array([[1e-300, 1e30, -3e38, 1.0]] * 9)
+    with np.errstate(all="raise"):
+        for each in (rows, rows.astype(">f8"), np.asfortranarray(rows)):
+            scores = model.score(each)
+            assert np.isinf(scores).all()
+            assert np.isinf(model.bind(9).score(each)).all()
+        with pytest.raises(InputError, match="beyond the range of float32"):
+            model.score(rows * 10)
+        with pytest.raises(InputError, match="beyond the range of float32"):
+            model.bind(9).encode(rows * 10)
+
+
+def test_rows_are_read_by_threads_without_a_lock_on_the_array(models: dict[str, tuple[Autoencoder, Network]]) -> None:
+    """Several threads may read one array, of any form, at once."""
+    model, network = models["colour"]
+    rows = network.rows(60)
+    forms = [rows, np.asfortranarray(rows), rows.astype(">f8"), unaligned(rows)]
+    wanted = model.score(rows)
+    wrong: list[int] = []
+
+    def work(index: int) -> None:
+        results = [model.score(forms[index]) for _ in range(10)]
+        wrong.extend(index for result in results if not np.array_equal(result, wanted))
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(len(forms))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -44,10 +45,12 @@ def test_every_call_is_timed_and_each_candidate_gets_its_seconds() -> None:
 
 def test_candidates_take_turns_and_none_always_follows_the_same_one() -> None:
     clock = Clock()
-    measure({name: clock.work(name, 1.0) for name in "abc"}, seconds=3, slice_seconds=1, warm_up_seconds=0, clock=clock)
+    jobs = {name: clock.work(name, 1.0) for name in "abc"}
+    measure(jobs, seconds=20, slice_seconds=1, warm_up_seconds=0, clock=clock)
     warm_up, turns = clock.log[:3], clock.log[3:]
     assert warm_up == ["a", "b", "c"]
-    assert turns == ["a", "b", "c", "b", "c", "a", "c", "a", "b"]
+    assert [sorted(turns[start : start + 3]) for start in range(0, len(turns), 3)] == [["a", "b", "c"]] * 20
+    assert set(pairwise(turns)) >= {(one, other) for one in "abc" for other in "abc" if one != other}
 
 
 def test_a_call_longer_than_its_slice_is_still_made() -> None:
@@ -64,6 +67,22 @@ def test_warm_up_is_not_counted() -> None:
         clock.now += next(durations)
 
     assert measure({"job": job}, seconds=3, slice_seconds=1, clock=clock)["job"].maximum == 1.0
+
+
+def test_a_candidate_settles_before_its_turn_without_being_counted() -> None:
+    clock = Clock()
+    timings = measure(
+        {"short": clock.work("short", 0.5), "long": clock.work("long", 2.0)},
+        seconds=2,
+        slice_seconds=1,
+        warm_up_seconds=0,
+        settle_seconds=0.25,
+        clock=clock,
+        sleep=lambda seconds: clock.log.append("pause"),
+    )
+    words = " ".join(clock.log).removeprefix("short long ").split("pause ")
+    assert sorted(word.strip() for word in words) == ["", "long", "long", "short short short", "short short short"]
+    assert timings["short"].calls == 4
 
 
 @given(st.lists(st.floats(1e-9, 1e3), min_size=1, max_size=50))
@@ -91,7 +110,10 @@ def test_garbage_collection_rests_meanwhile_and_is_restored_after_an_error() -> 
     assert gc.isenabled()
 
 
-@pytest.mark.parametrize("wrong", [{"seconds": 0.0}, {"slice_seconds": -1.0}, {"seconds": float("nan")}])
+WRONG = ({"seconds": 0.0}, {"slice_seconds": -1.0}, {"seconds": float("nan")}, {"settle_seconds": -1.0})
+
+
+@pytest.mark.parametrize("wrong", WRONG)
 def test_impossible_durations_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(InputError, match="must be positive"):
         measure({"nothing": lambda: None}, **wrong)  # type: ignore[arg-type]

@@ -12,7 +12,6 @@ from __future__ import annotations
 import io
 import stat
 import struct
-import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -150,12 +149,15 @@ def pack_archive(files: Mapping[str, bytes]) -> bytes:
     Files that deflate shrinks so much that a reader would take them for a bomb, such as weights that are nearly all
     zero, are stored as they are.
     """
-    deflated = _pack(files, zipfile.ZIP_DEFLATED)
+    deflated = _pack(files, compress=True)
     unpacked = sum(map(len, files.values()))
-    return _pack(files, zipfile.ZIP_STORED) if unpacked > MAX_RATIO * len(deflated) else deflated
+    return _pack(files, compress=False) if unpacked > MAX_RATIO * len(deflated) else deflated
 
 
-def _pack(files: Mapping[str, bytes], method: int) -> bytes:
+def _pack(files: Mapping[str, bytes], *, compress: bool) -> bytes:
+    import zipfile  # here, since a process that only reads bundles starts faster without it
+
+    method = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", method) as archive:
         for name, data in files.items():

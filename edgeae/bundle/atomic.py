@@ -14,8 +14,6 @@ import errno
 import hashlib
 import os
 import re
-import secrets
-import shutil
 import stat
 import sys
 import time
@@ -172,7 +170,7 @@ def write_directory(path: str | os.PathLike[str], files: Mapping[str, bytes], *,
     finally:
         try:
             if temporary != target:
-                shutil.rmtree(temporary, ignore_errors=True)
+                _remove(temporary)
                 _sweep(target)  # should the old one still be aside
         finally:
             if lock is not None:
@@ -223,7 +221,7 @@ def _stem(path: Path) -> str:
 
 
 def _sibling(path: Path, suffix: str) -> Path:
-    return path.with_name(f".{_stem(path)}.{secrets.token_hex(4)}.{suffix}")
+    return path.with_name(f".{_stem(path)}.{os.urandom(4).hex()}.{suffix}")
 
 
 def _siblings(path: Path, suffix: str) -> list[Path]:
@@ -244,14 +242,14 @@ def _sweep(path: Path) -> None:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if stat.S_ISDIR(os.fstat(lock).st_mode):
-                    shutil.rmtree(stale, ignore_errors=True)
+                    _remove(stale)
                 else:
                     stale.unlink(missing_ok=True)
             finally:
                 os.close(lock)
     if path.exists():  # otherwise it is all there is
         for stale in _siblings(path, "old"):
-            shutil.rmtree(stale, ignore_errors=True)
+            _remove(stale)
 
 
 def _lock(descriptor: int, path: Path) -> bool:
@@ -342,3 +340,9 @@ def _exchange(one: Path, other: Path) -> bool:
     at_fdcwd, rename_exchange = -100, 2
     result: int = renameat2(at_fdcwd, os.fsencode(one), at_fdcwd, os.fsencode(other), rename_exchange)
     return result == 0
+
+
+def _remove(folder: Path) -> None:
+    import shutil  # here, since a process that only reads bundles starts faster without it
+
+    shutil.rmtree(folder, ignore_errors=True)

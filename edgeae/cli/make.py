@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgeae.cli.options import NAMES, SectionCommand, dataclass_options, force_option
 from edgeae.cli.output import number, print_json, print_table, size, status, table
 from edgeae.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from edgeae.bundle import Bundle
 
 __all__ = ["demo_command", "export_command", "train_command"]
 
@@ -77,8 +80,10 @@ def train_command(
 )
 @click.option("--fpr", default=0.01, show_default=True, metavar="X", help="Share of normal rows above the threshold.")
 @click.option("--threshold", type=float, metavar="X", help="A fixed threshold instead.")
-@click.option("--precision", default="fp32", show_default=True, type=NAMES, help="fp32 or fp32,fp16.")
-@click.option("--calibrate", metavar="DATA", help="Normal rows for threshold and spreads, instead of the run's own.")
+@click.option("--precision", default="fp32", show_default=True, type=NAMES, help="Any of fp32,fp16,int8.")
+@click.option(
+    "--calibrate", metavar="DATA", help="Normal rows for threshold, spreads and int8 ranges, instead of the run's own."
+)
 @click.option("--label-column", metavar="NAME", help="Labels of the --calibrate rows; 1 is an anomaly.")
 @click.option("--opset", default=18, show_default=True, metavar="N", help="ONNX operator set.")
 @click.option("--batch", type=int, metavar="N", help="Fix the batch size; by default it stays free.")
@@ -91,6 +96,20 @@ def train_command(
 )
 @click.option("--golden-from", metavar="DATA", help="Keep real rows as golden rows; they leave with the bundle.")
 @click.option("--name", help="Name of the bundle; by default that of its directory.")
+@click.option(
+    "--target",
+    default="server",
+    show_default=True,
+    type=click.Choice(["server", "mobile", "web"]),
+    help="mobile: batch 1, and beside it OUTPUT-mobile with ORT-format files for phones. "
+    "web: beside it OUTPUT.html, a page that runs it.",
+)
+@click.option(
+    "--onnxruntime-web",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="For web: the npm package onnxruntime-web, to put it into the page.",
+)
 @force_option
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def export_command(run: Path, out: Path, as_json: bool, **options: Any) -> None:
@@ -100,7 +119,7 @@ def export_command(run: Path, out: Path, as_json: bool, **options: Any) -> None:
 
     \b
     Example:
-        edgeae export run -o bundle --score mse --fpr 0.01 --precision fp32,fp16
+        edgeae export run -o bundle --score mse --fpr 0.01 --precision fp32,int8
     """
     import edgeae
 
@@ -119,7 +138,23 @@ def export_command(run: Path, out: Path, as_json: bool, **options: Any) -> None:
             number(max(entry.quality.parity.values()), 2),
         )
     print_table(shown)
+    if options["target"] == "mobile":
+        _print_placements(bundle)
+    if options["target"] == "web":
+        from edgeae.export.target import beside
+
+        _log.info("page: %s", beside(out, "web"))
     _log.info("next: edgeae verify %s; edgeae score %s DATA -o scores.csv", *[shlex.quote(str(out))] * 2)
+
+
+def _print_placements(bundle: Bundle) -> None:
+    from edgeae.export.mobile import place_operators, placement_rows
+
+    header, *rows = placement_rows(place_operators(bundle.graph("fp32", "scorer")))
+    shown = table("What takes the scorer's operators on a phone", *header)
+    for row in rows:
+        shown.add_row(*row)
+    print_table(shown)
 
 
 @click.command("demo")

@@ -1,4 +1,4 @@
-"""Commands that measure: bench."""
+"""Commands that measure: bench, tune."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import click
 
 from edgeae.bundle.atomic import write_file
 from edgeae.bundle.strict import to_json
-from edgeae.cli.options import BATCHES, bundle_argument, force_option, model_options
-from edgeae.cli.output import print_table, size, status, table
+from edgeae.cli.options import BATCHES, NAMES, bundle_argument, force_option
+from edgeae.cli.output import print_json, print_table, size, status, table
 
 if TYPE_CHECKING:
-    from edgeae.runtime.bench import Benchmark
+    from edgeae.runtime.bench import Benchmark, Comparison
 
-__all__ = ["bench_command"]
+__all__ = ["bench_command", "tune_command"]
 
 
 @click.command("bench")
@@ -35,7 +35,23 @@ __all__ = ["bench_command"]
     help="Of the runtime.",
 )
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write everything to this file as well.")
-@model_options
+@click.option("--precision", type=NAMES, default="fp32", show_default=True, help="Which graphs; several are compared.")
+@click.option(
+    "--device",
+    "--provider",
+    "devices",
+    type=NAMES,
+    default="auto",
+    show_default=True,
+    help="auto, cpu, cuda or cuda:N; several are compared.",
+)
+@click.option(
+    "--against",
+    multiple=True,
+    metavar="BUNDLE",
+    type=click.Path(path_type=Path),
+    help="Compare with this bundle too.",
+)
 @force_option
 def bench_command(
     bundle: Path,
@@ -44,37 +60,83 @@ def bench_command(
     cold_starts: int,
     profile: str,
     json_file: Path | None,
-    device: str,
-    precision: str,
+    precision: tuple[str, ...],
+    devices: tuple[str, ...],
+    against: tuple[Path, ...],
     force: bool,
 ) -> None:
     """Measure BUNDLE on this machine: latency, throughput, cold start, memory, sizes.
 
     Latency is that of a bound model (`model.bind`), input check included. Batch sizes take turns in short slices, so
-    that a busy machine is busy for all of them.
+    that a busy machine is busy for all of them. Several precisions, devices or bundles take turns as well and are
+    compared with the first one, without cold start and memory.
 
     \b
     Example:
         edgeae bench bundle --json bench.json
+        edgeae bench bundle --precision fp32,int8 --against other-bundle
     """
     from edgeae.data.writers import check_output
-    from edgeae.runtime.bench import bench
+    from edgeae.runtime.bench import bench, compare
 
     if json_file is not None:
         check_output(json_file, (".json",), force=force)
+    if len(precision) == len(devices) == 1 and not against:
+        with status("measuring"):
+            result = bench(
+                bundle,
+                device=devices[0],
+                precision=precision[0],
+                profile=profile,
+                batches=batches,
+                seconds=seconds,
+                cold_starts=cold_starts,
+            )
+        if json_file is not None:
+            write_file(json_file, to_json(result))
+        _print(result)
+        return
     with status("measuring"):
-        result = bench(
-            bundle,
-            device=device,
-            precision=precision,
-            profile=profile,
-            batches=batches,
-            seconds=seconds,
-            cold_starts=cold_starts,
+        found = compare(
+            [bundle, *against], devices=devices, precisions=precision, profile=profile, batches=batches, seconds=seconds
         )
     if json_file is not None:
-        write_file(json_file, to_json(result))
-    _print(result)
+        write_file(json_file, to_json(found))
+    _print_comparison(found)
+
+
+def _print_comparison(found: Comparison) -> None:
+    machine = found.machine
+    click.echo(f"{machine.processor}, {machine.cores} cores, ONNX Runtime {machine.onnxruntime}, {found.profile}")
+    shown = table("", "bundle", "", ">batch", ">p50 µs", ">p99 µs", ">rows/s", ">takes", ">p10")
+    for number, one in enumerate(found.contenders, 1):
+        for row, ratio in zip(one.latency, one.latency_ratios, strict=True):
+            shown.add_row(
+                f"{number} {one.bundle}",
+                f"{one.precision} {one.device}",
+                str(row.batch),
+                f"{row.p50_us:.1f}",
+                f"{row.p99_us:.1f}",
+                f"{row.rows_per_second:,.0f}",
+                f"{ratio.median:.2f}x",
+                f"{ratio.p10:.2f}x",
+            )
+        bulk = one.throughput
+        shown.add_row(
+            f"{number} {one.bundle}",
+            f"{one.precision} {one.device}",
+            f"{bulk.rows:,}",
+            "",
+            "",
+            f"{bulk.rows_per_second:,.0f}",
+            f"{one.throughput_ratio.median:.2f}x",
+            f"{one.throughput_ratio.p10:.2f}x",
+            end_section=True,
+        )
+    print_table(shown)
+    click.echo("takes: time over that of the first one, by the medians; p10: by the 10th percentiles")
+    for number, one in enumerate(found.contenders, 1):
+        click.echo(f"{number} {one.path}, scorer {size(one.scorer_bytes)}")
 
 
 def _print(result: Benchmark) -> None:
@@ -102,3 +164,47 @@ def _print(result: Benchmark) -> None:
         )
     rest.add_row("files", ", ".join(f"{name} {size(count)}" for name, count in result.files.items()))
     print_table(rest)
+
+
+@click.command("tune")
+@bundle_argument
+@click.option("--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")
+@click.option("--precision", type=NAMES, help="Which precisions to try; all that the bundle has if not given.")
+@click.option("--seconds", default=30.0, show_default=True, metavar="X", help="About how long to measure.")
+@click.option("--dry-run", is_flag=True, help="Measure and print, but keep nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def tune_command(
+    bundle: Path, device: str, precision: tuple[str, ...] | None, seconds: float, dry_run: bool, as_json: bool
+) -> None:
+    """Measure how BUNDLE runs best on this machine, and keep the choice for later runs.
+
+    Rows per call, workers, threads, packing of weights, the operator library where it was built, and precisions take
+    turns; what was clearly faster is kept in the user's cache and used by every command and by `edgeae.load` from then
+    on. Scores stay what they are: another precision is used only where --precision asks for it, or for "auto".
+
+    \b
+    Example:
+        edgeae tune bundle --seconds 10
+    """
+    from edgeae.runtime.tune import tune
+    from edgeae.runtime.tuned import store
+
+    with status("measuring") as tell:
+        tuning = tune(bundle, device=device, precisions=precision, seconds=seconds, progress=tell)
+    place = None if dry_run else store(tuning)
+    if as_json:
+        print_json(tuning)
+        return
+    for profile, chosen in (("latency", tuning.latency), ("throughput", tuning.throughput)):
+        rows = table("", profile, "settings", ">µs a row", ">p10", "")
+        for trial in tuning.trials:
+            if trial.profile == profile:
+                best = chosen[trial.precision] == trial.choice
+                fastest = best and tuning.fastest[profile] == trial.precision
+                note = "auto" if fastest and len(chosen) > 1 else "chosen" if best else ""
+                rows.add_row(
+                    trial.precision, str(trial.choice), f"{1e6 * trial.p50:.2f}", f"{1e6 * trial.p10:.2f}", note
+                )
+        print_table(rows)
+    if place is not None:
+        click.echo(f"kept in {place}")

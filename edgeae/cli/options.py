@@ -101,7 +101,7 @@ def model_options(function: F) -> F:
             "--precision",
             default="fp32",
             show_default=True,
-            type=click.Choice(["fp32", "fp16"]),
+            type=click.Choice(["fp32", "fp16", "int8", "auto"]),
             help="Which of the bundle's graphs to run.",
         ),
     )(function)

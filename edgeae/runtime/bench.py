@@ -1,11 +1,11 @@
-"""What `edgeae bench` measures: latency, throughput, cold start, memory and size of one bundle on this machine."""
+"""What `edgeae bench` measures on this machine: one bundle from all sides, or several in turns."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
-import platform
 import subprocess
 import sys
 import threading
@@ -21,12 +21,23 @@ import numpy as np
 from edgeae.bundle.bundle import GRAPHS
 from edgeae.bundle.strict import to_plain
 from edgeae.errors import EdgeaeError, InputError
+from edgeae.runtime.machine import Machine, machine
 from edgeae.runtime.model import Autoencoder, load
-from edgeae.runtime.options import Options, available_cores
-from edgeae.runtime.ort import ort
-from edgeae.timing import Timing, measure, summarise
+from edgeae.runtime.options import Options
+from edgeae.timing import Ratio, Timing, measure, ratio, summarise
 
-__all__ = ["Benchmark", "ColdStart", "Latency", "Machine", "Throughput", "bench", "peak_memory"]
+__all__ = [
+    "Benchmark",
+    "ColdStart",
+    "Comparison",
+    "Contender",
+    "Latency",
+    "Throughput",
+    "bench",
+    "compare",
+    "peak_memory",
+    "start_process",
+]
 
 # Runs in a fresh interpreter: one line after the first score, another after many rows.
 CHILD = """
@@ -46,19 +57,6 @@ sys.stdout.write(json.dumps([first, peak_memory()]))
 """
 CHILD_SECONDS = 300
 BULK_BYTES = 2**26
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where it was measured."""
-
-    processor: str
-    architecture: str
-    cores: int
-    system: str
-    python: str
-    onnxruntime: str
-    numpy: str
 
 
 @dataclass(frozen=True)
@@ -127,6 +125,44 @@ class Benchmark:
     files: dict[str, int]
 
 
+@dataclass(frozen=True)
+class Contender:
+    """One side of a comparison.
+
+    Attributes:
+        bundle: Its name.
+        path: Where it is.
+        digest: SHA-256 of its manifest.
+        precision: Of the graphs.
+        device: Where they ran.
+        latency: One entry per batch size.
+        latency_ratios: For each batch size the time of a call over that of the first contender.
+        throughput: For a large input.
+        throughput_ratio: The same ratio for the large input.
+        scorer_bytes: Size of the scorer's file.
+    """
+
+    bundle: str
+    path: str
+    digest: str
+    precision: str
+    device: str
+    latency: tuple[Latency, ...]
+    latency_ratios: tuple[Ratio, ...]
+    throughput: Throughput
+    throughput_ratio: Ratio
+    scorer_bytes: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` measures; ratios are to the first contender."""
+
+    profile: str
+    machine: Machine
+    contenders: tuple[Contender, ...]
+
+
 def bench(
     path: str | os.PathLike[str],
     *,
@@ -161,15 +197,14 @@ def bench(
         >>> result.latency[0].p50_us <= result.latency[0].p999_us
         True
     """
-    if not batches or any(isinstance(batch, bool) or not isinstance(batch, int) or batch < 1 for batch in batches):
-        raise InputError(f"bench: batches must be whole numbers from 1, got {list(batches)!r}")
-    if not seconds > 0 or cold_starts < 0:
-        raise InputError("bench: seconds must be positive and cold_starts not negative")
+    _check(batches, seconds)
+    if cold_starts < 0:
+        raise InputError("bench: cold_starts must not be negative")
     tell = progress or (lambda step: None)
     settings = Options.of(options)
     with load(path, device=device, precision=precision, profile=profile, options=settings) as model:
-        rows = min(65536, max(512, BULK_BYTES // (4 * int(np.prod(model.input_shape)))))
-        x = np.resize(model.bundle.golden(model.precision).x, (rows, *model.input_shape))
+        x = _many_rows(model)
+        rows = len(x)
         tell("latency")
         timings = measure({str(batch): _call(model, x, batch) for batch in batches}, seconds=seconds)
         tell("throughput")
@@ -184,7 +219,7 @@ def bench(
             precision=model.precision,
             device=model.device,
             profile=profile,
-            machine=_machine(),
+            machine=machine(),
             latency=tuple(_latency(batch, timings[str(batch)]) for batch in batches),
             throughput=Throughput(rows, bulk.calls, rows / bulk.p50, rows / bulk.p90),
             cold_start=starts,
@@ -192,6 +227,80 @@ def bench(
             memory_bulk_bytes=memory[1],
             files=_sizes(model),
         )
+
+
+def compare(
+    paths: Sequence[str | os.PathLike[str]],
+    *,
+    devices: Sequence[str] = ("auto",),
+    precisions: Sequence[str] = ("fp32",),
+    profile: str = "throughput",
+    batches: Sequence[int] = (1, 8, 64, 512),
+    seconds: float = 1.0,
+    progress: Callable[[str], None] | None = None,
+) -> Comparison:
+    """Measure every bundle at every precision on every device in turns, so that a busy machine is busy for all of them.
+
+    Args:
+        paths: The bundles.
+        devices: As in `load`.
+        precisions: As in `load`.
+        profile: As in `load`.
+        batches: Batch sizes to time.
+        seconds: How long to time each contender at each batch size, and with a large input.
+        progress: Is told, in a word or two, what is measured next.
+
+    Raises:
+        EdgeaeError: what `load` and `score` raise.
+        InputError: if there are no two contenders, or a batch size or a number is not positive.
+
+    Example:
+        >>> found = compare(["export/golden/dense", "export/golden/sparse"], batches=(1,), seconds=0.01)
+        >>> found.contenders[0].throughput_ratio
+        Ratio(median=1.0, p10=1.0)
+    """
+    _check(batches, seconds)
+    wanted = [(path, precision, device) for path in paths for precision in precisions for device in devices]
+    if len(wanted) < 2:
+        raise InputError("bench: a comparison needs two bundles, precisions or devices")
+    tell = progress or (lambda step: None)
+    with contextlib.ExitStack() as stack:
+        models = [
+            stack.enter_context(load(path, device=device, precision=precision, profile=profile))
+            for path, precision, device in wanted
+        ]
+        inputs = [_many_rows(model) for model in models]
+        tell("latency")
+        pairs = [(index, batch) for index in range(len(models)) for batch in batches]
+        calls = {f"{index}/{batch}": _call(models[index], inputs[index], batch) for index, batch in pairs}
+        timings = measure(calls, seconds=seconds)
+        tell("throughput")
+        bulk_calls = {
+            str(index): partial(model.score, x, out=np.empty(len(x), np.float32))
+            for index, (model, x) in enumerate(zip(models, inputs, strict=True))
+        }
+        bulks = list(measure(bulk_calls, seconds=seconds).values())
+        contenders = []
+        for index, (model, x, bulk) in enumerate(zip(models, inputs, bulks, strict=True)):
+            own = [timings[f"{index}/{batch}"] for batch in batches]
+            first = [timings[f"0/{batch}"] for batch in batches]
+            per_row = len(inputs[0]) / len(x)  # rows of two bundles may differ in size, and so the inputs in length
+            ratio_in_bulk = ratio(bulk, bulks[0])
+            contenders.append(
+                Contender(
+                    bundle=model.manifest.name,
+                    path=str(model.bundle.path),
+                    digest=model.bundle.digest,
+                    precision=model.precision,
+                    device=model.device,
+                    latency=tuple(_latency(batch, timing) for batch, timing in zip(batches, own, strict=True)),
+                    latency_ratios=tuple(ratio(mine, other) for mine, other in zip(own, first, strict=True)),
+                    throughput=Throughput(len(x), bulk.calls, len(x) / bulk.p50, len(x) / bulk.p90),
+                    throughput_ratio=Ratio(ratio_in_bulk.median * per_row, ratio_in_bulk.p10 * per_row),
+                    scorer_bytes=model.bundle.entry(model.precision).scorer.size,
+                )
+            )
+        return Comparison(profile, machine(), tuple(contenders))
 
 
 def peak_memory() -> int | None:
@@ -208,6 +317,18 @@ def peak_memory() -> int | None:
     except ImportError:
         return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _check(batches: Sequence[int], seconds: float) -> None:
+    if not batches or any(isinstance(batch, bool) or not isinstance(batch, int) or batch < 1 for batch in batches):
+        raise InputError(f"bench: batches must be whole numbers from 1, got {list(batches)!r}")
+    if not seconds > 0:
+        raise InputError("bench: seconds must be positive")
+
+
+def _many_rows(model: Autoencoder) -> np.ndarray[Any, Any]:
+    rows = min(65536, max(512, BULK_BYTES // (4 * math.prod(model.input_shape))))
+    return np.resize(model.bundle.golden(model.precision).x, (rows, *model.input_shape))
 
 
 def _call(model: Autoencoder, x: np.ndarray[Any, Any], batch: int) -> Callable[[], object]:
@@ -234,15 +355,28 @@ def _cold_starts(
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([package, os.environ.get("PYTHONPATH", "")])}
     durations = []
     for _ in range(runs):
-        duration, memory = _cold_start([sys.executable, "-c", CHILD, text], environment)
+        duration, rest = start_process([sys.executable, "-c", CHILD, text], environment)
         durations.append(duration)
     timing = summarise(durations)
-    return ColdStart(runs, timing.p50, min(durations), timing.maximum), memory
+    first, bulk = json.loads(rest)
+    return ColdStart(runs, timing.p50, min(durations), timing.maximum), (first, bulk)
 
 
-def _cold_start(command: list[str], environment: dict[str, str]) -> tuple[float, tuple[int | None, int | None]]:
-    before = time.perf_counter()
+def start_process(command: Sequence[str], environment: Mapping[str, str] | None = None) -> tuple[float, str]:
+    """Start a process that writes the line "scored" and then something else.
+
+    Args:
+        command: Program and arguments.
+        environment: Its environment variables; None for those of this process.
+
+    Returns:
+        Seconds from the start to that line, and what followed it.
+
+    Raises:
+        EdgeaeError: if the process fails or takes more than five minutes, with the last line of what it complained of.
+    """
     pipe = subprocess.PIPE
+    before = time.perf_counter()
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment) as child:
         watchdog = threading.Timer(CHILD_SECONDS, child.kill)
         watchdog.start()
@@ -256,27 +390,10 @@ def _cold_start(command: list[str], environment: dict[str, str]) -> tuple[float,
     if line != "scored\n" or child.returncode != 0:
         reason = problem.strip().splitlines()[-1:] or [f"exit status {child.returncode}"]
         raise EdgeaeError(f"bench: the process that measures the cold start failed: {reason[0]}")
-    first, bulk = json.loads(rest)
-    return duration, (first, bulk)
+    return duration, rest
 
 
 def _sizes(model: Autoencoder) -> dict[str, int]:
     entry = model.bundle.entry(model.precision)
     files = [getattr(entry, name) for name in (*GRAPHS, "golden")]
     return {"manifest.json": len(model.manifest.to_json())} | {file.path: file.size for file in files}
-
-
-def _machine() -> Machine:
-    processor = platform.processor()
-    with contextlib.suppress(OSError), open("/proc/cpuinfo") as lines:
-        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-        processor = names[0] if names else processor
-    return Machine(
-        processor=processor or "unknown",
-        architecture=platform.machine(),
-        cores=available_cores(),
-        system=f"{platform.system()} {platform.release()}",
-        python=platform.python_version(),
-        onnxruntime=str(ort.__version__),
-        numpy=np.__version__,
-    )

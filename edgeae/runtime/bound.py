@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,12 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from edgeae.errors import EdgeaeError, InputError
+from edgeae.errors import EdgeaeError, InputError, OutOfMemoryError
 from edgeae.runtime import process
+from edgeae.runtime.denormals import AVAILABLE, DenormalsAsZero
 from edgeae.runtime.inputs import Array, RowReader, RowSpec, as_rows
+from edgeae.runtime.ort import ERRORS
 from edgeae.runtime.session import Binding, Graph
 
 __all__ = ["Bound", "Path"]
+
+# Where more than a tenth of the calls take this many times as long as usual, denormals are at work, and are switched
+# off for so many calls; a busy machine makes two or three in a row slow, whose caches it emptied.
+SLOW, FLUSHED_CALLS = 3.0, 1000
+TENTH, SUSPECT = 10, 45
 
 FloatArray = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -28,6 +36,7 @@ class Path:
 
     graphs: tuple[Graph, ...]
     spec: RowSpec
+    heavy: bool  # whether the graphs work long enough for denormals to matter more than switching them off
 
 
 class Bound:
@@ -36,6 +45,8 @@ class Bound:
     With `batch=1` each method takes a row [*shape] and returns that row's result, or rows [1, *shape] and returns an
     array of one; with a larger batch it takes exactly [batch, *shape]. The score of a single row is a Python float,
     all else are fresh float32 arrays. The first call of a method loads and tests its graph.
+
+    Denormal numbers count as zero in all but the smallest networks, where switching them off takes longer than they do.
 
     One thread at a time: a call while another thread is in a call raises. Make one `Bound` for each thread.
 
@@ -111,7 +122,11 @@ class Bound:
         return result
 
     def _load(self, name: str) -> Callable[[object], Any]:
-        return _prepare(self._paths(name), self.batch, self._capacity, self._lock, flag=self._flag)
+        path = self._paths(name)
+        try:
+            return _prepare(path, self.batch, self._capacity, self._lock, flag=self._flag)
+        except MemoryError as problem:
+            raise OutOfMemoryError(f"bind: no memory for the buffers of {self._capacity} rows; bind fewer") from problem
 
 
 def _prepare(path: Path, batch: int, capacity: int, lock: threading.Lock, *, flag: bool) -> Callable[[object], Any]:
@@ -128,10 +143,12 @@ def _prepare(path: Path, batch: int, capacity: int, lock: threading.Lock, *, fla
         binding.bind_for_good(before, after)
     first, *later = (binding.run for binding in bindings)
     rows, row, results, result = source[:batch], source[0], arrays[-1][:batch], arrays[-1][0]
-    # Every scorer adds up each value's own error, so a value that is not finite shows in the score: looking there costs
-    # a tenth of looking at the row. An encoder may hide it: max(NaN, 0) may be 0.
-    scoring = path.graphs[-1].target == "score"
-    checked = spec.dtype == np.float32 and not scoring
+    # A scorer that adds up each value's own error shows in the score that a value is not finite: looking there costs a
+    # tenth of looking at the row. An encoder may hide it: max(NaN, 0) may be 0.
+    scoring, shows = path.graphs[-1].target == "score", path.graphs[-1].shows_invalid
+    checked = spec.dtype == np.float32 and not shows
+    denormals, heavy = DenormalsAsZero(), path.heavy and AVAILABLE
+    flush, restore = denormals.__enter__, partial(denormals.__exit__, None, None, None)
     item, flat, flat_results = results.item, rows.reshape(-1), results.reshape(-1)
     sample = item if batch == 1 and scoring else partial(np.vdot, flat_results, flat_results)
     acquire, release, vdot, isfinite, ndarray = lock.acquire, lock.release, np.vdot, math.isfinite, np.ndarray
@@ -159,6 +176,8 @@ def _prepare(path: Path, batch: int, capacity: int, lock: threading.Lock, *, fla
         if not acquire(False):
             raise EdgeaeError("a bound model was called while another thread is in a call; make one per thread")
         try:
+            if heavy:
+                flush()
             single, replaced = True, None
             if type(value) is ndarray and value.shape == row_shape and value.dtype == dtype:
                 row[...] = value
@@ -169,7 +188,7 @@ def _prepare(path: Path, batch: int, capacity: int, lock: threading.Lock, *, fla
             first()
             for run in later:
                 run()
-            if scoring and not isfinite(sample()):
+            if shows and not isfinite(sample()):
                 found = examine(rows)
                 if found is not None:
                     replaced = found
@@ -180,6 +199,54 @@ def _prepare(path: Path, batch: int, capacity: int, lock: threading.Lock, *, fla
                 return results.copy()
             return item() if scoring else result.copy()
         finally:
+            if heavy:
+                restore()
             release()
 
-    return call
+    if not (batch == 1 and shows):
+        return call
+    bare, clock, flushing, suspicion = bindings[0].bare, time.perf_counter, 0, 0
+    limit = SLOW * min(_duration(bare) for _ in range(5)) if heavy else math.inf
+
+    def score_row(value: object) -> Any:
+        """Score a plain float32 row with nothing around the run that it does not need; `call` does all else.
+
+        Switching denormals off costs a tenth of a small run, so it is done only while they show: by a slow run.
+        """
+        nonlocal flushing, suspicion
+        if (
+            flushing == 0
+            and type(value) is ndarray
+            and value.shape == row_shape
+            and value.dtype is dtype
+            and owner == process.current
+            and acquire(False)
+        ):
+            score = math.nan
+            try:
+                row[...] = value
+                before = clock()
+                bare()
+                if clock() - before > limit:
+                    suspicion += TENTH
+                    if suspicion > SUSPECT:
+                        flushing, suspicion = FLUSHED_CALLS, 0
+                elif suspicion:
+                    suspicion -= 1
+                score = item()
+            except ERRORS:
+                pass  # which `call` meets again and explains
+            finally:
+                release()
+            if isfinite(score):
+                return score
+        flushing = max(0, flushing - 1)
+        return call(value)
+
+    return score_row
+
+
+def _duration(function: Callable[[], object]) -> float:
+    before = time.perf_counter()
+    function()
+    return time.perf_counter() - before

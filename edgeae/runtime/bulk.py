@@ -7,6 +7,7 @@ and a process that forks has no pool to lose.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from edgeae.runtime.denormals import DenormalsAsZero
 from edgeae.runtime.inputs import Array, RowReader, address, all_finite
 from edgeae.runtime.session import Graph
 
@@ -44,19 +46,23 @@ def run_rows(
     else:
         threads = [threading.Thread(target=job.work, name=f"edgeae-{index}", daemon=True) for index in range(extra)]
         try:
-            for thread in threads:
-                thread.start()
+            with contextlib.suppress(RuntimeError):  # no room for one more thread: those that run do the work
+                for thread in threads:
+                    thread.start()
             job.work()
-            for thread in threads:
-                thread.join()
+            _join(threads)
         except BaseException:  # Ctrl-C arrives here, between two chunks
             job.cancelled = True
-            for thread in threads:
-                if thread.ident is not None:
-                    thread.join()
+            _join(threads)
             raise
     if job.failures:
         raise min(job.failures, key=lambda failure: failure[0])[1]
+
+
+def _join(threads: Sequence[threading.Thread]) -> None:
+    for thread in threads:
+        if thread.ident is not None:
+            thread.join()
 
 
 class _Job:
@@ -70,7 +76,6 @@ class _Job:
         self.step = batch or -(-self.rows // max(1, self.pieces))
         self.place = address(out)
         self.target_bytes = 4 * math.prod(graphs[-1].target_shape)
-        self.scoring = graphs[-1].target == "score"
         self.cancelled = False
         self.failures: list[tuple[int, Exception]] = []
         self._next = 0
@@ -80,10 +85,11 @@ class _Job:
         """Do pieces until none is left, in the thread that calls."""
         start = 0
         try:
-            lane = _Lane(self)
-            while (start := self._take()) < self.rows:
-                lane.run(start, min(start + self.step, self.rows))
-            lane.close()
+            with DenormalsAsZero():
+                lane = _Lane(self)
+                while (start := self._take()) < self.rows:
+                    lane.run(start, min(start + self.step, self.rows))
+                lane.close()
         except Exception as problem:
             # Pieces are handed out in order and finished, so the failure with the smallest start is the first one.
             self.cancelled = True
@@ -116,10 +122,11 @@ class _Lane:
         """Run rows start to stop."""
         job = self._job
         results = job.out[start:stop]
-        # Every scorer adds up each value's own error, so a value that is not finite shows in the score, and looking at
-        # the scores costs nothing, at the rows a twentieth of the run; other graphs may hide it: max(NaN, 0) may be 0.
-        replaced = self._run(start, stop, check=not job.scoring)
-        if job.scoring and not all_finite(results):
+        # A scorer that adds up each value's own error shows in the score that a value is not finite, and looking at the
+        # scores costs nothing, at the rows a twentieth of the run; other graphs may hide it: max(NaN, 0) may be 0.
+        shows = job.graphs[-1].shows_invalid
+        replaced = self._run(start, stop, check=not shows)
+        if shows and not all_finite(results):
             replaced = self._run(start, stop, check=True)
         if replaced is not None:
             results[replaced] = np.nan

@@ -6,12 +6,13 @@ import contextlib
 import io
 import logging
 import re
-import shutil
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
 from edgeae.errors import DeviceError, InputError
+from edgeae.runtime import native, process
+from edgeae.runtime.denormals import DenormalsAsZero
 from edgeae.runtime.options import Options
 from edgeae.runtime.ort import ERRORS, ort
 
@@ -62,15 +63,31 @@ def choose_device(name: str) -> Device:
     return device
 
 
-def create_session(data: bytes, device: Device, options: Options) -> Any:
+def create_session(data: bytes, device: Device, options: Options, *, operators: bool = False) -> Any:
     """Return an `onnxruntime.InferenceSession` that runs wholly on `device`.
 
+    Args:
+        data: The ONNX file.
+        device: Where to run it.
+        options: Of the session.
+        operators: Whether it uses the native operator library.
+
     Raises:
+        EdgeaeError: if that library has not been built or does not load.
         DeviceError: if a CUDA device did not take the whole graph.
         InputError: if a provider option is unknown.
     """
+    with DenormalsAsZero():  # also puts back what session.set_denormal_as_zero does to the thread of the first session
+        session = _create_session(data, device, options, operators)
+    process.keep_in_children(session._sess)
+    return session
+
+
+def _create_session(data: bytes, device: Device, options: Options, operators: bool) -> Any:
     on_gpu = device.kind == "cuda"
     made = options.session_options(forbid_cpu=on_gpu)
+    if operators:
+        native.register(made)
     if not on_gpu:
         return ort.InferenceSession(data, made, providers=[CPU], enable_fallback=0)
     settings = {"device_id": str(device.index)} | CUDA_OPTIONS | {key: str(v) for key, v in options.provider.items()}
@@ -91,8 +108,11 @@ def _choose_automatically() -> Device:
     """Choose once per process, so that what was chosen is logged once."""
     if CUDA not in ort.get_available_providers():
         # news only where there is a GPU to be missed
+        import shutil  # here, for a fast start
+
         level = logging.INFO if shutil.which("nvidia-smi") else logging.DEBUG
-        log.log(level, "device auto: cpu, because %s has no CUDA provider", _wheels())
+        if log.isEnabledFor(level):  # looking for the wheels takes a tenth of a cold start
+            log.log(level, "device auto: cpu, because %s has no CUDA provider", _wheels())
         return Device("cpu")
     try:
         device = choose_device("cuda")

@@ -7,13 +7,14 @@ at a time, so that a memory map of any size passes through in flat memory.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from edgeae.errors import InputError
+from edgeae.errors import EdgeaeError, InputError
 
 __all__ = ["Array", "RowReader", "RowSpec", "address", "all_finite", "as_rows", "result_array"]
 
@@ -130,7 +131,7 @@ class RowReader:
         block = part
         if not self.direct:
             block = buffer[: stop - start]
-            with np.errstate(over="ignore", invalid="ignore"):
+            with np.errstate(all="ignore"):
                 np.copyto(block, part, casting="unsafe")
         if not check or all_finite(block):
             return block, None
@@ -219,7 +220,7 @@ def _rows_with(marks: Array) -> Array:
 
 def _as_array(value: object, spec: RowSpec) -> Array:
     name = spec.name
-    if isinstance(value, np.ma.MaskedArray):
+    if _is_masked_array(value):
         if np.ma.is_masked(value):
             raise InputError(f"{name}: a masked array with masked values; fill them or drop those rows first")
         return np.asarray(value.data)
@@ -229,14 +230,34 @@ def _as_array(value: object, spec: RowSpec) -> Array:
         raise InputError(f'{name}: a {type(value).__name__}; for batches of rows use model.stream("score", batches)')
     if isinstance(value, str | bytes | dict | set):
         raise InputError(f"{name}: expected {spec.expected}, got {type(value).__name__}")
+    if isinstance(value, list | tuple) and any(_is_masked_array(row) and np.ma.is_masked(row) for row in value):
+        raise InputError(f"{name}: a {type(value).__name__} of masked arrays; fill their masked values first")
     _check_columns(value, spec)
     try:
         if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
             return np.from_dlpack(value)
-        return np.asarray(value)
-    except (ValueError, TypeError, RuntimeError, BufferError, AttributeError) as problem:
+        array = np.asarray(value)
+        return array if array.dtype.kind != "O" else _columns_as_numbers(value, array, name)
+    except (EdgeaeError, MemoryError):
+        raise
+    except Exception as problem:  # whatever the conversion of somebody else's object raises
         reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
         raise InputError(f"{name}: {type(value).__name__} is not an array of {spec.expected}: {reason}") from None
+
+
+def _columns_as_numbers(value: Any, array: Array, name: str) -> Array:
+    """Return a data frame as floats if all of its columns hold numbers, else `array`, its values as Python objects.
+
+    NumPy sees objects where columns are of numbers and of booleans, or of types that have a missing value.
+    """
+    types = getattr(value, "dtypes", None)
+    if types is None or not hasattr(value, "astype"):
+        return array
+    listed = list(types) if hasattr(types, "__iter__") else [types]  # a series has one type
+    for column, dtype in zip(getattr(value, "columns", [getattr(value, "name", None)]), listed, strict=True):
+        if getattr(dtype, "kind", "O") not in "biuf":
+            raise InputError(f"{name}: column {column!r} is of the type {dtype}; expected numbers")
+    return np.asarray(value.astype("float64"))
 
 
 def _check_columns(value: object, spec: RowSpec) -> None:
@@ -254,7 +275,8 @@ def _check_columns(value: object, spec: RowSpec) -> None:
 
 def _describe_dtype(dtype: np.dtype[Any]) -> str:
     words = {"O": "Python objects (mixed types, text or None)", "U": "text", "S": "text", "c": "complex numbers"}
-    words |= {"M": "dates", "m": "time differences", "V": "records; take their columns as a plain array"}
+    words |= {"T": "text", "M": "dates", "m": "time differences"}
+    words["V"] = "records; take their columns as a plain array" if dtype.names else "values that are no NumPy numbers"
     return f"got {words.get(dtype.kind, 'values')} ({dtype})"
 
 
@@ -270,3 +292,8 @@ def _hint(shape: tuple[int, ...], spec: RowSpec) -> str:
     if len(shape) == 2 and len(row) == 1:
         return f": {shape[1]} values in a row instead of {row[0]}"
     return ""
+
+
+def _is_masked_array(value: object) -> bool:
+    # Nobody has one who has not imported numpy.ma, which takes a tenth of a cold start.
+    return "numpy.ma" in sys.modules and isinstance(value, np.ma.MaskedArray)

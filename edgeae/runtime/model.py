@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
 
 from edgeae.bundle import Bundle, Golden, Manifest
-from edgeae.errors import BundleError, EdgeaeError, InputError
-from edgeae.runtime import process
+from edgeae.errors import BundleError, EdgeaeError, InputError, OutOfMemoryError
+from edgeae.runtime import native, process
 from edgeae.runtime.bound import Bound, Path
 from edgeae.runtime.bulk import run_rows
 from edgeae.runtime.device import Device, choose_device
@@ -20,6 +22,7 @@ from edgeae.runtime.explain import Explanation, contributions
 from edgeae.runtime.inputs import Array, RowReader, RowSpec, as_rows, result_array
 from edgeae.runtime.options import Options, Profile, check_profile, chunk_rows
 from edgeae.runtime.session import TENSORS, Graph
+from edgeae.runtime.tuned import lookup
 
 __all__ = ["Autoencoder", "load"]
 
@@ -52,12 +55,13 @@ def load(
         path: The bundle, a directory or a .zip file.
         device: "cpu"; "cuda" or "cuda:1", which raise unless the device works; or "auto", which takes a working CUDA
             device, else the CPU, and logs (logger "edgeae") which and why.
-        precision: "fp32", or "fp16" or "int8" where the bundle has them. "auto" is for a
-            choice by measurement on this machine; as long as nothing was measured it is fp32.
+        precision: "fp32", or "fp16" or "int8" where the bundle has them; or "auto", the one that `edgeae tune` measured
+            to be the fastest on this machine, and fp32 where it was not run.
         profile: "throughput" spreads large inputs over all cores, "latency" keeps every call in the calling thread.
         on_invalid: What to do with rows that hold NaN, infinity or values beyond float32: "raise", or "flag", which
             gives such rows NaN as their result (and so predicts an anomaly). One row never changes another.
-        options: What the profile leaves to ONNX Runtime; see `Options`. A mapping with the same keys will do.
+        options: What the profile leaves to ONNX Runtime; see `Options`. A mapping with the same keys will do. If None,
+            what `edgeae tune` found for this bundle on this machine, and the profile's defaults where it was not run.
 
     Raises:
         BundleError: if there is no bundle at `path` or it is not as export/FORMAT.md has it.
@@ -71,16 +75,24 @@ def load(
     """
     if on_invalid not in ("raise", "flag"):
         raise InputError(f"on_invalid: {on_invalid!r} is not one of raise, flag")
-    bundle = Bundle.read(path)
-    bundle.entry("fp32" if precision == "auto" else precision)
-    chosen, settings = choose_device(device), Options.of(options)
+    bundle, chosen = Bundle.read(path), choose_device(device)
+    kind = check_profile(profile)
+    tuning = lookup(bundle.digest, str(chosen)) if options is None or precision == "auto" else None
+    if precision == "auto":
+        precision = "fp32" if tuning is None else tuning.fastest[kind]
+    bundle.entry(precision)
+    settings = tuning.options(kind, precision) if tuning is not None and options is None else Options.of(options)
     if settings.provider and chosen.kind == "cpu":
         raise InputError(f"options: provider: {', '.join(settings.provider)}: the CPU has none; use device='cuda'")
+    if settings.native:
+        if chosen.kind != "cpu":
+            raise InputError(f"options: native: there are no native operators for {chosen}; use device='cpu'")
+        native.require()
     return Autoencoder(
         bundle,
         device=chosen,
-        precision="fp32" if precision == "auto" else precision,
-        profile=check_profile(profile),
+        precision=precision,
+        profile=kind,
         flag=on_invalid == "flag",
         options=settings,
     )
@@ -92,11 +104,13 @@ class Autoencoder:
     Rows are any array-like [n, *input_shape] of real numbers in the units of the training data, n from 0 to what
     fits on the disk: lists, arrays of any memory layout, byte order or number type, memory maps, data frames, tensors
     on the CPU. Large inputs are cut into chunks; nothing but the result has the size of the input.
-    Results are float32. `out=` takes a C-contiguous float32 array for them, such as a memory map.
+    Results are float32 arrays of the caller's own. `out=` takes a C-contiguous float32 array for them, such as a memory
+    map. Denormal numbers (below 1.2e-38) count as zero.
 
     Every method raises InputError for input of another shape or kind and, unless loaded with on_invalid="flag", for
     values that are not finite; BundleError at first use if a graph is not what the manifest promises or does not give
-    the golden results; EdgeaeError after `close` and in a forked child.
+    the golden results; OutOfMemoryError for more rows at a time than there is memory for their results; EdgeaeError
+    after `close` and in a forked child.
 
     Example:
         >>> with load("export/golden/dense", device="cpu") as model:
@@ -251,6 +265,8 @@ class Autoencoder:
     def bind(self, batch: int = 1) -> Bound:
         """Return an object with the same methods for exactly `batch` rows at the lowest latency; see `Bound`.
 
+        The memory that a large `batch` took for activations stays with the model until the model is closed.
+
         Raises:
             InputError: if the bundle was exported with a smaller fixed batch size.
         """
@@ -259,7 +275,8 @@ class Autoencoder:
             raise InputError(f"bind: batch must be a whole number from 1, got {batch!r}")
         if fixed is not None and batch > fixed:
             raise InputError(f"bind: batch {batch}, but the bundle was exported with a fixed batch of {fixed}")
-        return Bound(batch, fixed or batch, self._path, self.threshold, self._flag)
+        paths = partial(self._path, native=bool(self._options.native) and batch <= native.MAX_ROWS)
+        return Bound(batch, fixed or batch, paths, self.threshold, self._flag)
 
     def prepare(self, *roles: str) -> None:
         """Load and test graphs now rather than at their first use, so that the first call is as fast as the others.
@@ -278,6 +295,9 @@ class Autoencoder:
 
     def close(self) -> None:
         """Free the sessions. Using the model afterwards raises; objects from `bind` keep what they have."""
+        if self._process != process.current:  # a thread of the parent may have held the lock for good
+            self._graphs = None
+            return
         with self._lock:
             self._graphs = None
 
@@ -295,31 +315,61 @@ class Autoencoder:
             f"precision={self.precision!r})"
         )
 
-    def _path(self, name: str) -> Path:
-        return Path(tuple(self._graph(role) for role in ROLES[name]), self._z if name == "decode" else self._x)
+    def _path(self, name: str, native: bool = False) -> Path:
+        graphs = tuple(self._graph(role, native) for role in ROLES[name])
+        spec = self._z if name == "decode" else self._x
+        # A smaller network runs in the time that it takes to switch denormals off and on twice; the native operators
+        # switch them off themselves.
+        heavy = max(self.manifest.parameters, 64 * math.prod(spec.shape)) >= 4096
+        return Path(graphs, spec, heavy=heavy and not all(graph.native for graph in graphs))
 
     def _run(self, name: str, value: object, out: Array | None, first: int = 0) -> FloatArray:
         path = self._path(name)
-        reader = RowReader(as_rows(value, path.spec), path.spec, flag=self._flag, first=first)
-        result = result_array(out, (len(reader.rows), *path.graphs[-1].target_shape), path.graphs[-1].target)
-        run_rows(path.graphs, reader, result, chunk=self._chunk, workers=self._workers, batch=self.manifest.batch)
+        try:
+            reader = RowReader(as_rows(value, path.spec), path.spec, flag=self._flag, first=first)
+            result = result_array(out, (len(reader.rows), *path.graphs[-1].target_shape), path.graphs[-1].target)
+            if out is not None and np.may_share_memory(out, reader.rows):
+                raise InputError(f"out: lies in the memory of {path.spec.name}; pass an array of its own")
+            run_rows(path.graphs, reader, result, chunk=self._chunk, workers=self._workers, batch=self.manifest.batch)
+        except MemoryError as problem:
+            raise _out_of_memory(name, problem) from problem
         return result
 
-    def _graph(self, role: str) -> Graph:
+    def _graph(self, role: str, native: bool = False) -> Graph:
         """Return the graph of `role`, loaded and tested when it is first needed."""
         if self._process != process.current:
             process.refuse_fork()
         graphs = self._graphs
         if graphs is None:
             raise EdgeaeError(f"{self.bundle.path}: this model was closed; load it again")
-        if role in graphs:
-            return graphs[role]
+        key = f"native {role}" if native else role
+        if key in graphs:
+            return graphs[key]
         with self._lock:
-            if role not in graphs:
-                graph = Graph(self.bundle, self.precision, role, self._device, self._options)
+            if key not in graphs:
+                graph = Graph(self.bundle, self.precision, role, self._device, self._options, native=native)
                 self._self_test(graph)
-                graphs[role] = graph
-        return graphs[role]
+                graph.shows_invalid = role == "scorer" and self._shows_invalid(graph)
+                graphs[key] = graph if graph.native else graphs.setdefault(role, graph)
+        return graphs[key]
+
+    def _shows_invalid(self, graph: Graph) -> bool:
+        """Put a value that is not finite here and there into a row: does the score always show it?
+
+        The scorers that edgeae exports do; one that only sees quantised values does not.
+        """
+        spec, golden = self._x, self._golden
+        if spec.dtype != np.float32 or golden is None:
+            return False
+        size = math.prod(spec.shape)
+        places = sorted({round(place) for place in np.linspace(0, size - 1, 4)})
+        rows = np.tile(golden.x[0].reshape(-1), (3 * len(places), 1))
+        rows[np.arange(len(rows)), np.repeat(places, 3)] = np.tile([np.nan, np.inf, -np.inf], len(places))
+        found = np.empty(len(rows), np.float32)
+        graph.shows_invalid = True  # so that the rows get there
+        reader = RowReader(rows.reshape(-1, *spec.shape), spec, flag=True)
+        run_rows((graph,), reader, found, chunk=1, workers=1, batch=self.manifest.batch)
+        return not np.isfinite(found).any()
 
     def _self_test(self, graph: Graph) -> None:
         """Run the golden rows: a graph that computes something else must not answer."""
@@ -343,3 +393,10 @@ class Autoencoder:
                 f"{graph.where}: self-test failed on {self.device}: golden row {place[0]} must give {target} "
                 f"{wanted[place]}, gives {found[place]}; check the bundle with: edgeae verify {self.bundle.path}"
             )
+
+
+def _out_of_memory(what: str, problem: MemoryError) -> OutOfMemoryError:
+    reason = str(problem).splitlines()[0].rstrip(".") if str(problem) else "no memory left"
+    return OutOfMemoryError(
+        f"{what}: {reason}; pass fewer rows at a time (model.stream), or out= a memory-mapped array for the results"
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import mmap
 import os
@@ -23,6 +22,7 @@ Profile = Literal["throughput", "latency"]
 SESSION_CONFIG = {
     "session.intra_op.allow_spinning": "0",
     "session.inter_op.allow_spinning": "0",
+    "session.set_denormal_as_zero": "1",  # in the session's own threads; for the others see denormals.py
     # A 150-byte graph can otherwise fold a constant of gigabytes while it is loaded.
     "optimization.constant_folding_max_output_size_in_bytes": str(2**26),
 }
@@ -42,6 +42,8 @@ class Options:
         config: Session configuration entries, such as {"session.intra_op.allow_spinning": "1"}.
         provider: Options of the CUDA execution provider, such as {"gpu_mem_limit": "2147483648"}.
         run: Run configuration entries, such as {"memory.enable_memory_arena_shrinkage": "cpu:0"}.
+        native: Whether `bind` runs dense models, up to `edgeae.runtime.native.MAX_ROWS` rows, as one node of the
+            operator library, which must have been built; on the CPU only. None: no.
 
     Example:
         >>> Options(workers=2, session={"intra_op_num_threads": 1}).workers
@@ -54,12 +56,15 @@ class Options:
     config: Mapping[str, str] = field(default_factory=dict)
     provider: Mapping[str, str] = field(default_factory=dict)
     run: Mapping[str, str] = field(default_factory=dict)
+    native: bool | None = None
 
     def __post_init__(self) -> None:
         for name in ("workers", "chunk"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise InputError(f"options: {name} must be a whole number from 1, got {value!r}")
+        if not isinstance(self.native, bool | None):
+            raise InputError(f"options: native must be true or false, got {self.native!r}")
         for name in ("session", "config", "provider", "run"):
             value = getattr(self, name)
             if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
@@ -165,6 +170,8 @@ def chunk_rows(shape: tuple[int, ...], *, on_gpu: bool) -> int:
 
 def _require_known(name: str, known: list[str], message: str) -> None:
     if name not in known:
+        import difflib  # here, for a fast start
+
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
         raise InputError(f"{message} {name!r}; {hint}")

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
-from typing import NoReturn
+import weakref
+from typing import Any, NoReturn
 
 from edgeae.errors import EdgeaeError
 
-__all__ = ["refuse_fork"]
+__all__ = ["keep_in_children", "refuse_fork"]
 
 # Comparing with this number spares every call the system call that os.getpid is.
 current = os.getpid()
+
+_sessions: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def keep_in_children(session: Any) -> None:
+    """Never destroy `session` in a forked child: its destructor would wait for threads that only the parent has."""
+    _sessions.add(session)
 
 
 def _after_fork() -> None:
     global current
     current = os.getpid()
+    for session in list(_sessions):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
 
 
 if hasattr(os, "register_at_fork"):

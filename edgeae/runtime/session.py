@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from edgeae.bundle.guard import check_graph
 from edgeae.errors import BundleError, DeviceError, EdgeaeError
 from edgeae.runtime.device import Device, create_session
 from edgeae.runtime.inputs import Array, address
+from edgeae.runtime.native import rewrite
 from edgeae.runtime.options import Options
 from edgeae.runtime.ort import ERRORS, ort
 
@@ -32,10 +34,25 @@ class Graph:
         role: "encoder", "decoder" or "scorer".
         source: Name of its input; [batch, *source_shape] of `source_dtype`.
         target: Name of its output; float32 [batch, *target_shape].
+        shows_invalid: Whether any value of a row that is not finite makes the row's result not finite; the model finds
+            out when it tests a scorer, and sets it.
+        native: Whether it runs as one node of the native operator library.
     """
 
-    def __init__(self, bundle: Bundle, precision: str, role: str, device: Device, options: Options) -> None:
+    shows_invalid = False
+
+    def __init__(
+        self, bundle: Bundle, precision: str, role: str, device: Device, options: Options, *, native: bool = False
+    ) -> None:
         """Read, check and load one graph.
+
+        Args:
+            bundle: Where it is.
+            precision: Which of the bundle's.
+            role: Which graph.
+            device: Where to run it.
+            options: Of the session.
+            native: Rewrite it for the native operator library, if it is a dense chain.
 
         Raises:
             BundleError: if it is not the graph that the manifest promises, or ONNX Runtime refuses it.
@@ -61,8 +78,10 @@ class Graph:
             batch=manifest.batch,
         )
         self._check_metadata(info.metadata, bundle, precision)
+        rewritten = rewrite(data) if native else None
+        self.native = rewritten is not None
         try:
-            self.session = create_session(data, device, options)
+            self.session = create_session(rewritten or data, device, options, operators=self.native)
         except EdgeaeError:
             raise
         except ERRORS as problem:
@@ -147,6 +166,11 @@ class Binding:
             place = ort.OrtValue.ortvalue_from_numpy(source, "cuda", self._device.index)
             self._public.bind_ortvalue_input(self._source, place)
             self._uploads = place, source
+
+    @property
+    def bare(self) -> Callable[[], object]:
+        """Return `run` without its explanation of errors, as one compiled call where nothing is to be uploaded."""
+        return partial(self._run, self._raw, self._options) if self._uploads is None else self.run
 
     def run(self) -> None:
         """Run the graph on what is bound.
