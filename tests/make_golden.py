@@ -30,19 +30,22 @@ class Variant:
 
 
 VARIANTS = {
-    "dense": Variant({"latent_dim": 8}),
+    "dense": Variant({"latent_dim": 8}, {"precision": ("fp32", "int8")}),
     "dense-uint8-batch1": Variant({"latent_dim": 8}, {"input_dtype": "uint8", "batch": 1}),
     "denoising": Variant({"variant": "denoising", "latent_dim": 8, "hidden": [16]}, {"score": "mae"}),
-    "sparse": Variant({"variant": "sparse", "latent_dim": 96, "sparsity_target": 0.1}),
+    "sparse": Variant({"variant": "sparse", "latent_dim": 96, "sparsity_target": 0.1}, {"precision": ("fp32", "int8")}),
     "variational": Variant({"variant": "variational", "latent_dim": 4, "hidden": [16]}, {"score": "elbo"}),
     "convolutional": Variant(
         {"variant": "convolutional", "latent_dim": 6, "hidden": [4, 8], "batch_norm": True},
-        {"score": "bce", "precision": ("fp32", "fp16")},
+        {"score": "bce", "precision": ("fp32", "fp16", "int8")},
     ),
     "convolutional-resize": Variant(
         {"variant": "convolutional", "latent_dim": 6, "hidden": [4, 8], "upsample": "resize"},
+        {"precision": ("fp32", "int8")},
     ),
-    "table": Variant({"latent_dim": 3, "hidden": [16]}, {"score": "zscore", "precision": ("fp32", "fp16")}, table=True),
+    "table": Variant(
+        {"latent_dim": 3, "hidden": [16]}, {"score": "zscore", "precision": ("fp32", "fp16", "int8")}, table=True
+    ),
     "table-far": Variant({"latent_dim": 3, "hidden": [16], "batch_norm": True}, {}, table=True),
     "mlperf-tiny-ad": Variant({"variant": "mlperf-tiny-ad", "hidden": [16, 16], "latent_dim": 4}, {}, table=True),
 }

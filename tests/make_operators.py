@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from edgeae.bundle import protobuf
 from edgeae.bundle.guard import check as guard
-from edgeae.bundle.guard.operators import DTYPES, INPUTS, OPERATORS
+from edgeae.bundle.guard.operators import DTYPES, INPUTS, OPERATORS, WIDER, Operator
 
 FORMAT = Path(__file__).parents[1] / "export" / "FORMAT.md"
 BEGIN, END = "<!-- operators:begin -->\n", "<!-- operators:end -->\n"
@@ -36,15 +37,28 @@ def markdown() -> str:
         "| operator | inputs | attributes | rule |",
         "|---|---|---|---|",
     ]
+    lines += _rows(OPERATORS)
+    lines += [
+        "",
+        "Operators that a reader MUST refuse unless the user says that the maker of the bundle is to be trusted: their "
+        "shapes are inferred and bounded in the same way, but no fuzzer has tried them in ONNX Runtime.",
+        "",
+        "| operator | inputs | attributes | rule |",
+        "|---|---|---|---|",
+        *_rows(WIDER),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _rows(operators: Mapping[tuple[str, str], Operator]) -> list[str]:
     rows: dict[str, list[str]] = {}
-    for (domain, name), operator in OPERATORS.items():
+    for (domain, name), operator in operators.items():
         attributes = "; ".join(f"{key}: {value.describe()}" for key, value in operator.attributes.items())
         notes = [f"since opset {operator.since}"] if operator.since > guard.OPSETS[0] else []
         notes += [operator.note] if operator.note else []
         cells = f"| {operator.signature} | {attributes} | {'; '.join(notes)} |"
         rows.setdefault(cells, []).append(f"`{domain}.{name}`" if domain else f"`{name}`")
-    lines += [f"| {', '.join(names)} {cells}" for cells, names in rows.items()]
-    return "\n".join(lines) + "\n"
+    return [f"| {', '.join(names)} {cells}" for cells, names in rows.items()]
 
 
 def with_table(text: str) -> str:

@@ -35,6 +35,7 @@ OPERATORS = {
     "Div", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Resize", "Sigmoid", "Slice", "Softplus",
     "Squeeze", "Sub", "Tanh", "TopK", "Transpose", "Unsqueeze", "Where",
 }  # fmt: skip
+INTEGERS = {"DequantizeLinear", "QGemm", "QLinearConv", "QuantizeLinear"}
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,8 @@ def test_every_variant_exports_and_agrees_with_its_golden_rows(name: str, tmp_pa
     for precision, entry in manifest.precisions.items():
         for role in GRAPHS:
             model = onnx.load_from_string(bundle.graph(precision, role))
-            assert {node.op_type for node in model.graph.node} <= OPERATORS
+            kinds = {node.op_type for node in model.graph.node}
+            assert kinds <= (OPERATORS | INTEGERS if precision == "int8" else OPERATORS)
             _check_tidy(model, manifest.batch)
             metadata = {item.key: item.value for item in model.metadata_props}
             assert float(metadata["edgeae.threshold"]) == entry.threshold.value
@@ -94,7 +96,8 @@ def _check_tidy(model: onnx.ModelProto, batch: int | None) -> None:
         first = value.type.tensor_type.shape.dim[0]
         assert first.dim_param == "batch" if batch is None else first.dim_value == batch
     assert not model.functions and not model.graph.sparse_initializer and not model.graph.doc_string
-    assert all(not node.metadata_props and not node.doc_string and not node.domain for node in model.graph.node)
+    assert all(not node.metadata_props and not node.doc_string for node in model.graph.node)
+    assert all(node.domain == ("com.microsoft" if node.op_type == "QGemm" else "") for node in model.graph.node)
     assert all(not tensor.external_data for tensor in model.graph.initializer)
     assert b"site-packages" not in model.SerializeToString() and b".py" not in model.SerializeToString()
     used = {name for node in model.graph.node for name in node.input}

@@ -19,13 +19,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeae.bundle.bundle import GRAPHS, Bundle
 from edgeae.bundle.guard import GraphInfo, Limits, Tensor, check_graph
-from edgeae.bundle.guard.operators import OPERATORS
+from edgeae.bundle.guard.operators import OPERATORS, WIDER
 from edgeae.bundle.protobuf import parse_model, with_metadata
 from edgeae.errors import BundleError
 from tests.bundles import Recipe, make_bundle
 from tests.fuzz.mutate import mutate_structure
 from tests.fuzz.run import TIGHT, Findings, describe, fuzz, judge
-from tests.fuzz.samples import Sample, Step, build, draw, ints, one, samples
+from tests.fuzz.samples import Sample, Step, build, draw, ints, one, samples, trusted_samples
 from tests.fuzz.worker import Worker
 from tests.make_operators import FORMAT, with_table
 
@@ -75,6 +75,20 @@ def test_every_operator_of_the_table_has_a_sample() -> None:
         for node in onnx.load_from_string(sample.data).graph.node
     }
     assert used == set(OPERATORS)
+
+
+@pytest.mark.parametrize("name", trusted_samples())
+def test_operators_that_need_trust_pass_on_request_only(name: str, worker: Worker) -> None:
+    sample = trusted_samples()[name]
+    with pytest.raises(BundleError, match="only where its maker is trusted"):
+        sample.check()
+    sample.check(trust=True)
+    assert worker.run(sample.data, sample.source[1], sample.source[2], sample.target[2], sample.batch) == "ran"
+
+
+def test_every_operator_that_needs_trust_has_a_sample() -> None:
+    used = {node.op_type for each in trusted_samples().values() for node in onnx.load_from_string(each.data).graph.node}
+    assert {name for _, name in WIDER} <= used
 
 
 @pytest.mark.parametrize("name", samples())

@@ -19,6 +19,7 @@ from edgeae.bundle.manifest import Input, Normalisation
 from edgeae.export.flatten import flat_cores, flat_input, flat_normalisation
 from edgeae.export.fold import fold_input, fold_output, shift_folds
 from edgeae.export.graph import GraphBuilder
+from edgeae.export.int8.fuse import fuse
 from edgeae.export.scores import ScoreSpec, add_score
 
 __all__ = ["Cores", "Plan", "assemble", "graph_metadata"]
@@ -33,11 +34,12 @@ class Cores:
     encoder: onnx.GraphProto
     decoder: onnx.GraphProto
     half: bool = False
+    quantised: bool = False
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the graphs around the cores shall do."""
+    """What the graphs around the cores shall do; `trust` allows operators that need it to be loaded."""
 
     input: Input
     normalisation: Normalisation
@@ -46,6 +48,7 @@ class Plan:
     score: ScoreSpec
     batch: int | None
     opset: int
+    trust: bool = False
 
 
 def assemble(role: str, cores: Cores, plan: Plan, metadata: Mapping[str, str]) -> onnx.ModelProto:
@@ -60,12 +63,21 @@ def assemble(role: str, cores: Cores, plan: Plan, metadata: Mapping[str, str]) -
     latents = (batch, plan.latent_dim)
     if role == "decoder":
         output = _decoder(graph, cores, plan)
+        _tidy(graph, cores, output)
         return graph.finish({"z": ("float32", latents)}, {"x_hat": (output, "float32", rows)}, metadata)
     if role == "encoder":
         output = _encoder(graph, cores, plan)
+        _tidy(graph, cores, output)
         return graph.finish({"x": (plan.input.dtype, rows)}, {"z": (output, "float32", latents)}, metadata)
     output = _scorer(graph, cores, plan)
+    _tidy(graph, cores, output)
     return graph.finish({"x": (plan.input.dtype, rows)}, {"score": (output, "float32", (batch,))}, metadata)
+
+
+def _tidy(graph: GraphBuilder, cores: Cores, output: str) -> None:
+    if cores.quantised:
+        graph.prune({output})
+        graph.nodes = fuse(graph.nodes, graph.constants, {output})
 
 
 def graph_metadata(role: str, plan: Plan, *, variant: str, precision: str, threshold: float) -> dict[str, str]:

@@ -23,6 +23,7 @@ from edgeae.bundle.bundle import GRAPHS, describe_file, pack_arrays
 from edgeae.bundle.guard import check_graph
 from edgeae.bundle.manifest import (
     FORMAT_VERSION,
+    PRECISIONS,
     SCORES,
     Dtype,
     File,
@@ -31,29 +32,31 @@ from edgeae.bundle.manifest import (
     Normalisation,
     NormalisationKind,
     PrecisionEntry,
-    Quality,
+    PrecisionName,
     Score,
     ScoreKind,
     Threshold,
 )
 from edgeae.data import load_data, normalise
 from edgeae.errors import BundleError, ExportError, InputError
-from edgeae.evaluation import auroc, quantile_threshold, rank_correlation
+from edgeae.evaluation import quantile_threshold
 from edgeae.export.assemble import Cores, Plan, assemble, graph_metadata
-from edgeae.export.cores import export_core
 from edgeae.export.golden import golden_file, random_rows
 from edgeae.export.graph import ir_version_for
-from edgeae.export.parity import Parity, check_parity, reference, run_graph
+from edgeae.export.int8.calibrate import integer_cores
+from edgeae.export.parity import check_parity, reference, run_graph
+from edgeae.export.quality import measure_quality, why_not
 from edgeae.export.scores import SPREAD_FLOOR, ScoreSpec
-from edgeae.export.source import Source, load_source
+from edgeae.export.source import Arithmetic, Source, load_source
+from edgeae.export.target import Target, prepare, write_beside
 
-__all__ = ["export_bundle"]
+__all__ = ["TOLERANCES", "bundle_source", "check_allowed", "export_bundle"]
 
 _log = logging.getLogger("edgeae")
 
-FP32_TOLERANCE = 1e-4
-MIN_CORRELATION = 0.995
-MAX_FLIPS = 0.005
+# how far graphs may be from the network, by what that computes in
+TOLERANCES: Mapping[Arithmetic, float] = {"float32": 1e-4, "float16": 1e-2, "int8": 5e-2}
+_GOLDEN: Mapping[Arithmetic, PrecisionName | None] = {"float32": None, "float16": "fp16", "int8": "int8"}
 Array = np.ndarray[Any, Any]
 
 
@@ -63,6 +66,7 @@ class _Exported:
     golden: bytes
     entry: PrecisionEntry
     scores: Array
+    cores: Cores
 
 
 def export_bundle(
@@ -85,6 +89,8 @@ def export_bundle(
     layout: Layout | None = None,
     feature_names: Sequence[str] | None = None,
     label_column: str | None = None,
+    target: Target = "server",
+    onnxruntime_web: str | os.PathLike[str] | None = None,
     force: bool = False,
 ) -> Bundle:
     """Export encoder, decoder and a fused scorer as ONNX graphs, check them against PyTorch, write a bundle.
@@ -94,12 +100,13 @@ def export_bundle(
             takes float32 rows [batch, *row] and returns a latent or (mean, log variance); the decoder takes the latent.
         path: Directory to write, or a file name that ends in ".zip".
         example: For a pair: a few rows [n, *row] in the user's units.
-        calibrate: Normal rows (a path, a data set name, or [n, *row]) from which threshold and spreads are taken
-            instead of a run's validation rows. Rows labelled 1 are used for the AUROC only.
+        calibrate: Normal rows (a path, a data set name, or [n, *row]) from which threshold, spreads and int8 ranges
+            are taken instead of a run's own rows. Rows labelled 1 are used for the AUROC only.
         score: "mse", "mae", "bce", "zscore" or "elbo"; see `edgeae.export.scores`.
         fpr: The share of normal rows that may exceed the threshold.
         threshold: A fixed threshold instead.
-        precision: "fp32", and "fp16" if asked for; each gets a threshold of its own.
+        precision: "fp32", and "fp16" or "int8" if asked for; each gets a threshold of its own. One that changes the
+            AUROC, or without labels the order of the scores, by more than a little is left out with a warning.
         opset: ONNX operator set, 18 to 23.
         batch: A fixed batch size; None leaves it symbolic.
         input_dtype: "uint8" lets graphs for whole-number images take bytes.
@@ -110,6 +117,9 @@ def export_bundle(
         layout: For a pair: what the axes of a row mean where it is not plain.
         feature_names: For a pair: names of the values of a vector.
         label_column: Where the labels of `calibrate` are; by default where those of the training data were.
+        target: "mobile" fixes the batch (at 1) and writes ORT-format files for phones to the folder PATH-mobile, see
+            `edgeae.export.mobile`; "web" writes a page for browsers to PATH.html, see `edgeae.export.web`.
+        onnxruntime_web: For "web": folder of the npm package onnxruntime-web, to put it into the page.
         force: Replace what stands at `path`.
 
     Returns:
@@ -117,21 +127,18 @@ def export_bundle(
 
     Raises:
         InputError: for an argument that does not fit.
-        ExportError: if PyTorch cannot export the modules or ONNX Runtime does not agree with PyTorch; nothing is
-            left behind.
+        ExportError: if PyTorch cannot export the modules or ONNX Runtime does not agree with PyTorch, or if the one
+            precision asked for costs too much accuracy; nothing is left behind.
 
     Example:
-        >>> bundle = export_bundle("run", "bundle", precision=("fp32", "fp16"))  # doctest: +SKIP
+        >>> bundle = export_bundle("run", "bundle", precision=("fp32", "int8"))  # doctest: +SKIP
         >>> bundle.manifest.precisions["fp32"].threshold.value  # doctest: +SKIP
         0.0123
     """
     path = Path(path)
-    check_new(path, force=force, what="the output folder")
-    precisions = _checked_precisions(precision)
-    if batch is not None and batch < 1:
-        raise InputError(f"batch: {batch} is not a positive number")
-    if score not in SCORES:
-        raise InputError(f"score: {score!r} is not one of {', '.join(SCORES)}")
+    check_new(path, force=force, what="the output", holds=None if path.suffix == ".zip" else "manifest.json")
+    batch = prepare(target, path, opset=opset, batch=batch, onnxruntime_web=onnxruntime_web, force=force)
+    _checked_precisions(precision)
     ir_version_for(opset)
     made = load_source(
         source,
@@ -143,6 +150,52 @@ def export_bundle(
         feature_names=tuple(feature_names) if feature_names is not None else None,
         label_column=label_column,
     )
+    bundle = bundle_source(
+        made,
+        path,
+        score=score,
+        fpr=fpr,
+        threshold=threshold,
+        precision=precision,
+        opset=opset,
+        batch=batch,
+        input_dtype=input_dtype,
+        golden_from=golden_from,
+        name=name,
+        force=force,
+    )
+    write_beside(target, bundle, onnxruntime_web=onnxruntime_web, force=force)
+    return bundle
+
+
+def bundle_source(
+    made: Source,
+    path: Path,
+    *,
+    score: ScoreKind,
+    fpr: float,
+    threshold: float | None,
+    precision: Sequence[str],
+    opset: int,
+    batch: int | None,
+    input_dtype: Dtype,
+    golden_from: object | None,
+    name: str | None,
+    force: bool,
+    trust: bool = False,
+) -> Bundle:
+    """Write the bundle of a source; the arguments are those of `export_bundle`.
+
+    Args:
+        made: The network and its rows.
+        path: A path at which nothing stands, or `force`.
+        trust: Also take operators that a bundle is loaded with on request only.
+    """
+    precisions = _checked_precisions(precision)
+    if batch is not None and batch < 1:
+        raise InputError(f"batch: {batch} is not a positive number")
+    if score not in SCORES:
+        raise InputError(f"score: {score!r} is not one of {', '.join(SCORES)}")
     if input_dtype == "uint8" and made.dtype != "uint8":
         raise InputError(
             "input_dtype: uint8 graphs are for images in whole numbers 0..255; this data is not of that kind"
@@ -163,15 +216,24 @@ def export_bundle(
         score=ScoreSpec(kind=score),
         batch=batch,
         opset=opset,
+        trust=trust,
     )
     plan = replace(plan, score=_score_spec(score, made, plan))
     own_golden = None if golden_from is None else _golden_rows(golden_from, plan.input)
     exported: dict[str, _Exported] = {}
+    refused: dict[str, str] = {}
     for kind in precisions:
         _log.info("exporting %s at %s", made.description, kind)
         done = _export_precision(kind, made, plan, normal, fpr, threshold, own_golden, exported.get("fp32"))
-        if done is not None:
+        if isinstance(done, _Exported):
             exported[kind] = done
+            continue
+        refused[kind] = done
+    if not exported.keys() & set(_listed(precision)):
+        reasons = "; ".join(f"{kind}: {reason}" for kind, reason in refused.items())
+        raise ExportError(f"{reasons}; nothing is written; fp32 can always be had (--precision fp32)")
+    for kind, reason in refused.items():
+        _log.warning("%s is not kept: %s", kind, reason)
     files, statistics = _files(exported, plan)
     manifest = Manifest(
         format="edgeae-bundle",
@@ -202,11 +264,15 @@ def export_bundle(
     return Bundle.write(path, manifest, files, force=force)
 
 
+def _listed(precision: Sequence[str]) -> list[str]:
+    return [precision] if isinstance(precision, str) else list(precision)
+
+
 def _checked_precisions(precision: Sequence[str]) -> list[str]:
-    wanted = [precision] if isinstance(precision, str) else list(precision)
+    wanted = _listed(precision)
     for kind in wanted:
-        if kind not in ("fp32", "fp16"):
-            raise InputError(f"precision: {kind!r} cannot be exported by this version; choose fp32 or fp32,fp16")
+        if kind not in PRECISIONS:
+            raise InputError(f"precision: {kind!r} is not one of {', '.join(PRECISIONS)}")
     return ["fp32", *(kind for kind in dict.fromkeys(wanted) if kind != "fp32")]  # fp32 is what others are held against
 
 
@@ -250,14 +316,11 @@ def _export_precision(
     fixed: float | None,
     own_golden: Array | None,
     fp32: _Exported | None,
-) -> _Exported | None:
-    """Export one precision, or say why it is not worth keeping and return None."""
-    half = kind == "fp16"
-    cores = Cores(
-        export_core(source.network, "encoder", opset=plan.opset, half=half),
-        export_core(source.network, "decoder", opset=plan.opset, half=half),
-        half=half,
-    )
+) -> _Exported | str:
+    """Export one precision, or say why it is not worth keeping."""
+    cores = _cores(kind, source, plan, normal, fixed, fp32)
+    if isinstance(cores, str):
+        return cores
     random = random_rows(plan.input, source.normalisation, 256, seed=1)
 
     def build(threshold: float) -> dict[str, bytes]:
@@ -265,11 +328,14 @@ def _export_precision(
         for role in GRAPHS:
             metadata = graph_metadata(role, plan, variant=source.variant, precision=kind, threshold=threshold)
             graphs[role] = assemble(role, cores, plan, metadata).SerializeToString(deterministic=True)
-            _check_allowed(role, graphs[role], plan)
+            check_allowed(role, graphs[role], plan)
         return graphs
 
     draft = build(0.0)
-    parity = check_parity(source.network, plan, draft, random, normal, strict=not half, tolerance=FP32_TOLERANCE)
+    strict = kind == "fp32"
+    parity = check_parity(
+        source.network, plan, draft, random, normal, strict=strict, tolerance=TOLERANCES[source.arithmetic]
+    )
     if parity.near_ties:
         _log.info(
             "%s: %d of %d rows set aside from the comparison: a k-sparse unit is within rounding of its neighbour",
@@ -277,22 +343,19 @@ def _export_precision(
         )
     scores = run_graph(draft["scorer"], normal, batch=plan.batch)
     threshold = _threshold(scores, fpr, fixed)
-    quality = _quality(source, plan, draft, parity, scores, threshold, fp32)
-    correlation, flips = quality.rank_correlation, quality.label_flips
-    if correlation is not None and flips is not None and (correlation < MIN_CORRELATION or flips > MAX_FLIPS):
-        _log.warning(
-            "%s is not kept: the rank correlation of its scores with fp32's is %.4f (needed %.3f), labels differ on "
-            "%.2f %% of the rows (allowed %.1f %%)",
-            kind,
-            correlation,
-            MIN_CORRELATION,
-            100 * flips,
-            100 * MAX_FLIPS,
-        )
-        return None
+    others = None if fp32 is None else (fp32.scores, fp32.entry.threshold.value)
+    quality = measure_quality(source, plan, draft, parity, scores, threshold.value, others)
+    reason = None if fp32 is None else why_not(quality, fp32.entry.quality)
+    if reason is not None:
+        return reason
     graphs = build(threshold.value)
     golden, tolerance = golden_file(
-        graphs, plan.input, source.normalisation, precision=kind, batch=plan.batch, rows=own_golden
+        graphs,
+        plan.input,
+        source.normalisation,
+        precision=_GOLDEN[source.arithmetic] or kind,
+        batch=plan.batch,
+        rows=own_golden,
     )
     folder = "" if kind == "fp32" else f"{kind}/"
     files = {role: describe_file(f"{folder}{role}.onnx", graphs[role]) for role in GRAPHS}
@@ -303,17 +366,42 @@ def _export_precision(
         tolerance=tolerance,
         quality=quality,
     )
-    return _Exported(graphs, golden, entry, scores)
+    return _Exported(graphs, golden, entry, scores, cores)
 
 
-def _check_allowed(role: str, graph: bytes, plan: Plan) -> None:
-    """Hold a graph against the guard, so that what is exported can be loaded."""
+def _cores(
+    kind: str, source: Source, plan: Plan, normal: Array, fixed: float | None, fp32: _Exported | None
+) -> Cores | str:
+    """Make the cores of one precision, or say why there are none."""
+    if kind != "int8" or fp32 is None:
+        half = kind == "fp16"
+        encoder, decoder = (source.network.core(role, opset=plan.opset, half=half) for role in ("encoder", "decoder"))
+        return Cores(encoder, decoder, half=half)
+    threshold = fp32.entry.threshold.value
+    return integer_cores(
+        fp32.cores, source, plan, normal, scores=fp32.scores, threshold=threshold, fixed=fixed is not None
+    )
+
+
+def check_allowed(role: str, graph: bytes, plan: Plan) -> None:
+    """Hold a graph against the guard, so that what is exported can be loaded.
+
+    Raises:
+        ExportError: naming the operator and what is wrong with it.
+    """
     row, latent = plan.input.shape, (plan.latent_dim,)
     tensors = {"encoder": (row, "z", latent), "decoder": (latent, "x_hat", row), "scorer": (row, "score", ())}
     shape, name, result = tensors[role]
     source = ("z", "float32", shape) if role == "decoder" else ("x", plan.input.dtype, shape)
     try:
-        check_graph(graph, where=f"the {role}", source=source, target=(name, "float32", result), batch=plan.batch)
+        check_graph(
+            graph,
+            where=f"the {role}",
+            source=source,
+            target=(name, "float32", result),
+            batch=plan.batch,
+            trust=plan.trust,
+        )
     except BundleError as problem:
         raise ExportError(f"{problem}; export/FORMAT.md lists what graphs may hold") from None
 
@@ -329,40 +417,6 @@ def _threshold(scores: Array, fpr: float, fixed: float | None) -> Threshold:
             "or threshold=X (--threshold X)"
         )
     return quantile_threshold(scores, fpr)
-
-
-def _quality(
-    source: Source,
-    plan: Plan,
-    graphs: Mapping[str, bytes],
-    parity: Parity,
-    scores: Array,
-    threshold: Threshold,
-    fp32: _Exported | None,
-) -> Quality:
-    reconstruction = mean = area = correlation = flips = None
-    if len(scores):
-        z = run_graph(graphs["encoder"], source.normal.astype(plan.input.dtype), batch=plan.batch)
-        x_hat = run_graph(graphs["decoder"], z, batch=plan.batch)
-        x = normalise(source.normal, source.normalisation, source.layout)
-        reconstruction = float(np.mean(np.square(x - normalise(x_hat, source.normalisation, source.layout))))
-        mean = float(np.mean(np.square(x - x.mean(axis=0))))
-        if fp32 is not None:
-            correlation = rank_correlation(scores, fp32.scores)
-            flips = float(np.mean((scores <= threshold.value) != (fp32.scores <= fp32.entry.threshold.value)))
-        if source.anomalies is not None:
-            anomalous = run_graph(graphs["scorer"], source.anomalies.astype(plan.input.dtype), batch=plan.batch)
-            area = auroc(scores, anomalous)
-    return Quality(
-        parity=parity.largest,
-        parity_rows=parity.rows,
-        near_ties=parity.near_ties,
-        reconstruction_mse=reconstruction,
-        mean_mse=mean,
-        auroc=area,
-        rank_correlation=correlation,
-        label_flips=flips,
-    )
 
 
 def _golden_rows(rows: object, row: Input) -> Array:

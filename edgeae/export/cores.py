@@ -15,6 +15,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import onnx
 import torch
@@ -22,7 +23,47 @@ from torch import Tensor, nn
 
 from edgeae.errors import ExportError
 
-__all__ = ["Network", "export_core"]
+__all__ = ["Autoencoder", "Network", "export_core", "trace"]
+
+
+class Autoencoder(Protocol):
+    """What can be exported: something that computes, to compare with, and its cores as graphs."""
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of one row."""
+
+    @property
+    def latent_dim(self) -> int:
+        """Length of the flat latent."""
+
+    @property
+    def variational(self) -> bool:
+        """Whether the encoder gives a log variance, too."""
+
+    @property
+    def sigmoid(self) -> bool:
+        """Whether a sigmoid follows the decoder."""
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+
+    @property
+    def origin(self) -> str:
+        """What computes it, for messages."""
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return (z, log variance or None) of normalised rows, both flat [batch, latent_dim]."""
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return the reconstruction before the output activation, [batch, *row]."""
+
+    def to(self, dtype: torch.dtype) -> Autoencoder:
+        """Return a copy that computes in another type, to see what rounding does."""
+
+    def core(self, role: str, *, opset: int, half: bool = False) -> onnx.GraphProto:
+        """Return the bare "encoder" or "decoder" as a graph: see `export_core`."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +96,11 @@ class Network:
         """Number of weights."""
         return sum(weight.numel() for part in (self.encoder, self.decoder) for weight in part.parameters())
 
+    @property
+    def origin(self) -> str:
+        """What computes it, for messages."""
+        return "PyTorch"
+
     @torch.no_grad()
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return (z, log variance or None), both flat [batch, latent_dim]."""
@@ -74,6 +120,10 @@ class Network:
         """Return a copy whose weights are of another type."""
         encoder, decoder = (copy.deepcopy(part).to(dtype) for part in (self.encoder, self.decoder))
         return replace(self, encoder=encoder, decoder=decoder)
+
+    def core(self, role: str, *, opset: int, half: bool = False) -> onnx.GraphProto:
+        """Return the bare "encoder" or "decoder" as a graph: see `export_core`."""
+        return export_core(self, role, opset=opset, half=half)
 
     @staticmethod
     def of(encoder: nn.Module, decoder: nn.Module, rows: Tensor, *, sigmoid: bool) -> Network:
@@ -155,13 +205,38 @@ def export_core(network: Network, role: str, *, opset: int, half: bool = False) 
     dtype = torch.float16 if half else torch.float32
     module = copy.deepcopy(module).to(dtype).eval()
     # a batch of 2, since the exporter takes a batch of 1 for a constant
-    example = torch.zeros(2, *shape, dtype=dtype)
+    model = trace(module, torch.zeros(2, *shape, dtype=dtype), names, outputs, opset=opset, what=role)
+    if model.functions:
+        raise ExportError(f"the {role} exports to ONNX functions ({model.functions[0].name}), which edgeae refuses")
+    foreign = sorted({node.domain for node in model.graph.node if node.domain not in ("", "ai.onnx")})
+    if foreign:
+        raise ExportError(f"the {role} exports to operators outside ONNX ({', '.join(foreign)}), which edgeae refuses")
+    _check_batch(model.graph, role)
+    return _cleaned(model.graph)
+
+
+def trace(
+    module: nn.Module, example: Tensor, source: str, outputs: list[str] | None, *, opset: int, what: str
+) -> onnx.ModelProto:
+    """Export a module with PyTorch's exporter, quietly, with a free batch.
+
+    Args:
+        module: In eval mode.
+        example: Rows [2, *row] of what it takes.
+        source: The name of its input.
+        outputs: Names of its outputs; None leaves them to the exporter.
+        opset: ONNX operator set version.
+        what: What to call it in messages.
+
+    Raises:
+        ExportError: if PyTorch cannot export it.
+    """
     try:
         with _quiet():
             program = torch.onnx.export(
                 module,
                 (example,),
-                input_names=[names],
+                input_names=[source],
                 output_names=outputs,
                 opset_version=opset,
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
@@ -171,17 +246,11 @@ def export_core(network: Network, role: str, *, opset: int, half: bool = False) 
                 verbose=False,
             )
     except Exception as problem:  # the exporter raises whatever its many stages raise
-        raise ExportError(f"PyTorch cannot export the {role} as ONNX: {_reason(problem)}") from problem
+        raise ExportError(f"PyTorch cannot export the {what} as ONNX: {_reason(problem)}") from problem
     if program is None:
-        raise ExportError(f"PyTorch's exporter returned nothing for the {role}")
-    model = program.model_proto
-    if model.functions:
-        raise ExportError(f"the {role} exports to ONNX functions ({model.functions[0].name}), which edgeae refuses")
-    foreign = sorted({node.domain for node in model.graph.node if node.domain not in ("", "ai.onnx")})
-    if foreign:
-        raise ExportError(f"the {role} exports to operators outside ONNX ({', '.join(foreign)}), which edgeae refuses")
-    _check_batch(model.graph, role)
-    return _cleaned(model.graph)
+        raise ExportError(f"PyTorch's exporter returned nothing for the {what}")
+    made: onnx.ModelProto = program.model_proto
+    return made
 
 
 def _check_batch(graph: onnx.GraphProto, role: str) -> None:

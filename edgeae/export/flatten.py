@@ -37,7 +37,7 @@ def flat_cores(
     makers = {name: node for node in decoder.node for name in node.output}
     last = makers[target]
     flat = makers.get(last.input[0])
-    if last.op_type != "Reshape" or flat is None or flat.op_type != "Gemm":
+    if last.op_type != "Reshape" or flat is None or flat.op_type not in ("Gemm", "QGemm"):
         return None
     return _without(encoder, readers[0].output[0], source), _without(decoder, target, last.input[0])
 

@@ -112,7 +112,8 @@ class GraphBuilder:
             ExportError: if the graph is not valid ONNX.
         """
         final = {inner: name for name, (inner, _, _) in outputs.items()}
-        nodes = self._needed(set(final))
+        self.prune(set(final))
+        nodes = self.nodes
         for node in nodes:
             node.input[:] = [final.get(name, name) for name in node.input]
             node.output[:] = [final.get(name, name) for name in node.output]
@@ -131,7 +132,10 @@ class GraphBuilder:
                     if name in used
                 ],
             ),
-            opset_imports=[helper.make_opsetid("", self.opset)],
+            opset_imports=[
+                helper.make_opsetid("", self.opset),
+                *(helper.make_opsetid(domain, 1) for domain in sorted({node.domain for node in nodes} - {""})),
+            ],
             ir_version=ir_version_for(self.opset),
             producer_name="edgeae",
         )
@@ -142,16 +146,14 @@ class GraphBuilder:
             raise ExportError(f"the exported graph is not valid ONNX: {problem}") from problem
         return model
 
-    def _needed(self, wanted: set[str]) -> list[onnx.NodeProto]:
-        """Return copies of the nodes that `wanted` depends on, in order."""
-        kept: list[onnx.NodeProto] = []
+    def prune(self, wanted: set[str]) -> None:
+        """Keep only what `wanted` depends on."""
+        wanted, kept = set(wanted), []
         for node in reversed(self.nodes):
             if wanted.intersection(node.output):
-                copy = onnx.NodeProto()
-                copy.CopyFrom(node)
-                kept.append(copy)
+                kept.append(node)
                 wanted.update(node.input)
-        return kept[::-1]
+        self.nodes = kept[::-1]
 
 
 def _normal(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

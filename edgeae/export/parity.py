@@ -16,7 +16,7 @@ import torch
 
 from edgeae.errors import ExportError
 from edgeae.export.assemble import Plan
-from edgeae.export.cores import Network
+from edgeae.export.cores import Autoencoder
 from edgeae.export.scores import reference_score
 
 __all__ = ["Parity", "Results", "check_parity", "reference", "run_graph", "run_graphs"]
@@ -88,7 +88,7 @@ def run_graphs(graphs: Mapping[str, bytes], x: Array, *, batch: int | None, chun
 
 @torch.no_grad()
 def reference(
-    network: Network, plan: Plan, x: Array, *, chunk: int = 512, dtype: torch.dtype = torch.float32
+    network: Autoencoder, plan: Plan, x: Array, *, chunk: int = 512, dtype: torch.dtype = torch.float32
 ) -> Results:
     """Compute in PyTorch, from rows in the user's units, what the three graphs must give."""
     network = network if dtype == torch.float32 else network.to(dtype)
@@ -107,7 +107,7 @@ def reference(
 
 
 def check_parity(
-    network: Network,
+    network: Autoencoder,
     plan: Plan,
     graphs: Mapping[str, bytes],
     random: Array,
@@ -162,7 +162,9 @@ def check_parity(
                 difference = np.abs(got[~tied].astype(np.float64) - want[~tied])
                 relative = difference / spread
                 if not np.all(np.isfinite(relative)):
-                    raise ExportError(f"parity: the {graph} graph gives values that are not finite where PyTorch's are")
+                    raise ExportError(
+                        f"parity: the {graph} graph gives values that are not finite where {network.origin}'s are"
+                    )
                 allowed = tolerance * (1 + 10 * np.abs(want[~tied]) / spread)
                 worst = float(relative.max(initial=0.0))
                 largest[tensor] = max(largest[tensor], worst)
@@ -172,7 +174,7 @@ def check_parity(
                 rounding = np.abs(everything - getattr(exact, tensor)).max() / spread
                 if np.any(relative > allowed + ROUNDING * rounding):
                     raise ExportError(
-                        f"parity: the {graph} graph differs from PyTorch by {worst:.2g} of the spread of {tensor} "
+                        f"parity: the {graph} graph differs from {network.origin} by {worst:.2g} of the spread of {tensor} "
                         f"at batch {batch}; allowed is {tolerance:.2g}"
                     )
     if strict and near_ties > max(1, MAX_NEAR_TIES * rows):

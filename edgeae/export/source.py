@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,12 +14,13 @@ from torch import nn
 from edgeae.bundle.manifest import Dtype, Input, Layout, Normalisation, NormalisationKind, Provenance
 from edgeae.data import Dataset, fit_normalisation, load_data, load_rows, normalise
 from edgeae.errors import ExportError, InputError
-from edgeae.export.cores import Network
+from edgeae.export.cores import Autoencoder, Network
 from edgeae.training import Run
 
-__all__ = ["Source", "from_modules", "from_run"]
+__all__ = ["Arithmetic", "Source", "from_modules", "from_run", "load_source", "split_labels"]
 
 Rows = np.ndarray[Any, Any]
+Arithmetic = Literal["float32", "float16", "int8"]
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,11 @@ class Source:
     Attributes:
         normal: Rows that thresholds, spreads and parity are taken from; empty where none were given.
         anomalies: Labelled anomalies, for the AUROC at export.
+        arithmetic: What the network computes in.
+        training: Rows the weights were trained on, for int8 ranges; None where `normal` were given instead.
     """
 
-    network: Network
+    network: Autoencoder
     normalisation: Normalisation
     layout: Layout
     dtype: Dtype
@@ -40,11 +43,13 @@ class Source:
     maximum: float
     normal: Rows
     anomalies: Rows | None
+    training: Rows | None
     variant: str
     description: str
     bernoulli: bool
     generative: bool
     provenance: Provenance | None
+    arithmetic: Arithmetic = "float32"
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -63,7 +68,7 @@ def from_run(run: Run, calibrate: object | None, label_column: str | None) -> So
     reference = run.reference
     normal, anomalies = reference.x_validation, reference.x_anomaly
     if calibrate is not None:
-        normal, anomalies = _split_labels(_calibration(run, calibrate, label_column))
+        normal, anomalies = split_labels(_calibration(run, calibrate, label_column))
     rows = torch.from_numpy(normalise(normal[:2], run.normalisation, run.config.layout))
     network = Network.of(run.model.encoder, run.model.decoder, rows, sigmoid=run.config.output_activation == "sigmoid")
     return Source(
@@ -76,6 +81,7 @@ def from_run(run: Run, calibrate: object | None, label_column: str | None) -> So
         maximum=run.maximum,
         normal=normal,
         anomalies=anomalies,
+        training=reference.x_train if calibrate is None else None,
         variant=run.variant,
         description=run.config.describe(),
         bernoulli=run.objective.loss == "bce",
@@ -107,7 +113,7 @@ def from_modules(
             "with threshold=)"
         )
     data = _dataset(given, layout, "example" if calibrate is None else "calibrate")
-    rows, anomalies = _split_labels(data)
+    rows, anomalies = split_labels(data)
     if normalisation is None:
         normalisation = "none"
     if not isinstance(normalisation, Normalisation):
@@ -130,6 +136,7 @@ def from_modules(
         maximum=float(rows.max()),
         normal=rows if calibrate is not None else rows[:0],
         anomalies=anomalies,
+        training=None,
         variant="module",
         description=f"{type(modules[0]).__name__} + {type(modules[1]).__name__}",
         bernoulli=output_activation == "sigmoid",
@@ -188,7 +195,7 @@ def _calibration(run: Run, calibrate: object, label_column: str | None) -> Datas
         raise InputError(f"calibrate: {problem}") from None
 
 
-def _split_labels(data: Dataset) -> tuple[Rows, Rows | None]:
+def split_labels(data: Dataset) -> tuple[Rows, Rows | None]:
     """Return (normal rows, labelled anomalies or None)."""
     if data.y is None or not data.anomaly_labels:
         return np.asarray(data.x), None

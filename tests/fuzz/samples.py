@@ -30,7 +30,7 @@ class Sample:
     target: Tensor
     batch: int | None = None
 
-    def check(self, data: bytes | None = None, **limits: int) -> GraphInfo:
+    def check(self, data: bytes | None = None, *, trust: bool = False, **limits: int) -> GraphInfo:
         """Run the guard on the sample, or on other bytes that pretend to be it."""
         return check_graph(
             self.data if data is None else data,
@@ -39,6 +39,7 @@ class Sample:
             target=self.target,
             batch=self.batch,
             limits=Limits(**limits),
+            trust=trust,
         )
 
 
@@ -118,7 +119,7 @@ def ints(*numbers: int) -> Array:
 @cache
 def samples() -> dict[str, Sample]:
     """Return all samples by name."""
-    made = [*_elementwise(), *_layers(), *_shapes(), *_quantised(), *_whole()]
+    made = [*_elementwise(), *_layers(), *_recurrent(), *_shapes(), *_quantised(), *_whole()]
     return {sample.name: sample for sample in (*made, *map(pooled, made))}
 
 
@@ -187,6 +188,63 @@ def _layers() -> list[Sample]:
     ]
     numbers = {"k": ints(3), "start": ints(-1), "end": ints(2**63 - 1), "axis": ints(1), "zero": np.float32(0)}
     return [*made, build("TopK", (8,), top, numbers)]
+
+
+def _recurrent() -> list[Sample]:
+    """Series [T, values] through recurrent layers, which take the time first."""
+    first: Step = ("Transpose", "x", "t", {"perm": [1, 0, 2]})
+    weights = {"w": draw(1, 12, 3), "r": draw(1, 12, 3), "b": draw(1, 24)}
+    lstm: list[Step] = [
+        first,
+        ("LSTM", "t w r b", "y0 h c", {"hidden_size": 3}),
+        ("Squeeze", "y0 one", "s", {}),
+        ("Add", "s bias", "a", {}),
+        ("MatMul", "a m", "p", {}),
+        ("Unsqueeze", "h last", "u", {}),
+        ("Squeeze", "u last", "v", {}),
+        ("Concat", "p v", "j", {"axis": 0}),
+        ("Slice", "j start end zero", "k", {}),
+        ("Tanh", "k", "n", {}),
+        ("Transpose", "n", "y", {"perm": [1, 0, 2]}),
+    ]
+    numbers = {"one": ints(1), "last": ints(-1), "start": ints(1), "end": ints(9), "zero": ints(0)}
+    gru: list[Step] = [
+        first,
+        ("GRU", "t w r b", "y0 h", {"hidden_size": 3, "direction": "bidirectional", "linear_before_reset": 1}),
+        ("Transpose", "y0", "q", {"perm": [0, 2, 1, 3]}),
+        ("Reshape", "q wide", "s", {}),
+        ("Gather", "s end", "g", {"axis": 0}),
+        ("Identity", "g", "y", {}),
+    ]
+    both = {"w": draw(2, 9, 3), "r": draw(2, 9, 3), "b": draw(2, 18), "wide": ints(0, 0, -1)}
+    rnn: list[Step] = [
+        first,
+        ("RNN", "t w r - - state", "y0 h", {"hidden_size": 2, "direction": "reverse"}),
+        ("Squeeze", "h zero", "y", {}),
+    ]
+    plain = {"w": draw(1, 2, 3), "r": draw(1, 2, 2), "state": draw(1, 1, 2), "zero": ints(0)}
+    return [
+        build("LSTM", (5, 3), lstm, {**weights, **numbers, "bias": draw(3), "m": draw(3, 3)}),
+        build("GRU", (5, 3), gru, {**both, "end": np.array(-1, np.int64)}),
+        build("RNN", (5, 3), rnn, plain, batch=1),
+    ]
+
+
+@cache
+def trusted_samples() -> dict[str, Sample]:
+    """Return a sample of each operator that is run on request only, by name."""
+    made = [one(op, (3, 4)) for op in "Asin Atan Cos Sin Tan Acos Asinh Sinh Cosh Atanh Hardmax Shrink".split()]
+    made.append(build("Acosh", (4,), [("Exp", "x", "e", {}), ("Exp", "e", "f", {}), ("Acosh", "f", "y", {})]))
+    made += [one("LpNormalization", (3, 4), axis=-1, p=1), one("LRN", (4, 3, 2), size=3)]
+    made += [one("CumSum", (3, 4), [np.array(-1, np.int64)], reverse=1), one("ReduceProd", (3, 4), [ints(1)])]
+    made.append(one("Mod", (4,), [np.float32(0.3)], fmod=1))
+    for op in ("ArgMax", "ArgMin"):
+        made.append(build(op, (3, 4), [(op, "x", "i", {"axis": 2, "keepdims": 0}), ("Cast", "i", "y", {"to": 1})]))
+    for op in ("IsNaN", "IsInf"):
+        made.append(build(op, (4,), [(op, "x", "b", {}), ("Cast", "b", "y", {"to": 1})]))
+    either: list[Step] = [("IsNaN", "x", "a", {}), ("IsInf", "x", "b", {}), ("Xor", "a b", "c", {})]
+    made.append(build("Xor", (4,), [*either, ("Cast", "c", "y", {"to": 1})]))
+    return {sample.name: sample for sample in made}
 
 
 def _shapes() -> list[Sample]:

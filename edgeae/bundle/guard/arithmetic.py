@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from edgeae.bundle.guard.recurrent import broadcast_series, product
 from edgeae.bundle.guard.values import BOOL, INT32, INT64, Node, Shape, Value, like, require
 
 # --- elementwise --------------------------------------------------------------------------------------------------
@@ -31,12 +32,15 @@ def broadcast(values: Sequence[Value]) -> tuple[Shape, bool]:
 def same(node: Node) -> list[Value]:
     """One input, the same shape out."""
     value = node.value(0)
-    return [Value(value.dtype, value.shape, value.rows, value.known if node.op == "Identity" else None)]
+    known = value.known if node.op == "Identity" else None
+    return [Value(value.dtype, value.shape, value.rows, known, value.axis)]
 
 
 def elementwise(node: Node) -> list[Value]:
     """Any number of inputs that broadcast."""
     values = [value for value in node.inputs if value is not None]
+    if any(value.axis for value in values):
+        return [broadcast_series(values)]
     shape, rows = broadcast(values)
     return [Value(values[0].dtype, shape, rows)]
 
@@ -151,6 +155,8 @@ def matmul(node: Node) -> list[Value]:
 
 
 def matmul_value(node: Node, left: Value, right: Value) -> Value:
+    if left.axis or right.axis:
+        return product(node, left, right)
     require(len(left.shape) >= 1 and len(right.shape) >= 1, "it multiplies matrices")
     require(not (left.rows and len(left.shape) < 2), "it sums over the batch")
     require(not (right.rows and len(right.shape) < 3), "it sums over the batch")
@@ -184,6 +190,36 @@ def reduction(node: Node) -> list[Value]:
     if not node.attributes["keepdims"]:
         kept = [side for axis, side in enumerate(value.shape) if axis not in axes]
     return [like(value, kept)]
+
+
+def test(node: Node) -> list[Value]:
+    """IsNaN and IsInf."""
+    return [like(node.value(0), node.value(0).shape, BOOL)]
+
+
+def arg(node: Node) -> list[Value]:
+    """ArgMax and ArgMin."""
+    value = node.value(0)
+    axis = node.axis(node.attributes["axis"], value)
+    kept = (1,) if node.attributes["keepdims"] else ()
+    return [like(value, (*value.shape[:axis], *kept, *value.shape[axis + 1 :]), INT64)]
+
+
+def cumulative(node: Node) -> list[Value]:
+    """CumSum along a known axis."""
+    axes = node.integers(1)
+    require(len(axes) == 1 and node.value(1).shape == (), "its axis must be one number")
+    node.axis(axes[0], node.value(0))
+    return [node.value(0)]
+
+
+def local_norm(node: Node) -> list[Value]:
+    """LRN."""
+    value = node.value(0)
+    require(value.rows and len(value.shape) == 4, "it needs rows of images with channels")
+    require(node.attributes["size"] % 2 == 1, "its size must be odd")
+    node.work = value.size * node.attributes["size"]
+    return [value]
 
 
 def topk(node: Node) -> list[Value]:

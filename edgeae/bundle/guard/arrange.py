@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgeae.bundle.guard.arithmetic import broadcast
+from edgeae.bundle.guard.recurrent import reshape_series, without
 from edgeae.bundle.guard.values import BATCH, INT64, Node, Value, like, require
 
 
@@ -34,7 +35,9 @@ def reshape(node: Node) -> list[Value]:
     for axis, number in enumerate(target):
         if number == 0:
             require(zeros and axis < len(value.shape), "it has a zero in its shape")
-            target[axis] = BATCH if value.rows and axis == 0 else value.shape[axis]
+            target[axis] = BATCH if value.rows and axis == value.axis else value.shape[axis]
+    if value.axis:
+        return [reshape_series(node, value, target)]
     require(sum(number == -1 for number in target) <= 1, "it has more than one -1 in its shape")
     require(all(number is BATCH or number == -1 or 1 <= number < 2**31 for number in target), "its shape")
     total = value.size
@@ -70,12 +73,19 @@ def squeeze(node: Node) -> list[Value]:
     axes = node.axes(1, value)
     require(all(value.shape[axis] == 1 for axis in axes), "it drops an axis that is not 1 long")
     shape = tuple(side for axis, side in enumerate(value.shape) if axis not in axes)
-    return [Value(value.dtype, shape, value.rows, value.known)]
+    return [Value(value.dtype, shape, value.rows, value.known, without(value, axes))]
 
 
 def unsqueeze(node: Node) -> list[Value]:
     """Unsqueeze."""
     value = node.value(0)
+    added = [axis % (len(value.shape) + len(node.integers(1))) for axis in node.integers(1)]
+    if value.axis:
+        require(len(set(added)) == len(added), "its axes must be given, each once")
+        kept = [axis for axis in range(len(value.shape) + len(added)) if axis not in added]
+        sides = dict(zip(kept, value.shape, strict=True))
+        shape = [sides.get(axis, 1) for axis in range(len(kept) + len(added))]
+        return [Value(value.dtype, tuple(shape), value.rows, axis=kept[value.axis])]
     axes = node.axes(1, value, extra=len(node.integers(1)))
     sides = iter(value.shape)
     shape = [1 if axis in axes else next(sides) for axis in range(len(value.shape) + len(axes))]
@@ -83,11 +93,11 @@ def unsqueeze(node: Node) -> list[Value]:
 
 
 def transpose(node: Node) -> list[Value]:
-    """Transpose that keeps the batch first."""
+    """Transpose; where it moves the batch, only operators for series go on with the result."""
     value, order = node.value(0), node.attributes["perm"]
     require(order is not None and sorted(order) == list(range(len(value.shape))), "its perm is no order of its axes")
-    require(not value.rows or order[0] == 0, "it moves the batch")
-    return [like(value, [value.shape[axis] for axis in order])]
+    axis = order.index(value.axis) if value.rows else 0
+    return [Value(value.dtype, tuple(value.shape[each] for each in order), value.rows, axis=axis)]
 
 
 def concat(node: Node) -> list[Value]:
@@ -96,7 +106,8 @@ def concat(node: Node) -> list[Value]:
     first = values[0]
     require(len(first.shape) >= 1, "it joins scalars")
     rows = any(value.rows for value in values)
-    require(all(value.rows == rows for value in values), "it joins rows and constants")
+    alike = all(value.rows == rows and value.axis == first.axis for value in values)
+    require(alike, "it joins rows and constants, or rows whose batch is elsewhere")
     axis = node.axis(node.attributes["axis"], first)
     for value in values:
         fits = len(value.shape) == len(first.shape)
@@ -107,7 +118,7 @@ def concat(node: Node) -> list[Value]:
     parts = [value.known for value in values]
     if len(shape) == 1 and not rows and all(part is not None for part in parts):
         known = tuple(number for part in parts if part is not None for number in part)
-    return [Value(first.dtype, tuple(shape), rows, known)]
+    return [Value(first.dtype, tuple(shape), rows, known, first.axis)]
 
 
 def sliced(node: Node) -> list[Value]:
@@ -128,7 +139,7 @@ def sliced(node: Node) -> list[Value]:
     shape = [len(taken[axis]) if axis in taken else side for axis, side in enumerate(value.shape)]
     require(min(shape) > 0, "nothing is left of it")
     known = None if value.known is None else tuple(value.known[index] for index in taken[0])
-    return [Value(value.dtype, tuple(shape), value.rows, known)]
+    return [Value(value.dtype, tuple(shape), value.rows, known, value.axis)]
 
 
 def _cut(start: int, end: int, step: int, side: int) -> range:
@@ -146,7 +157,8 @@ def gather(node: Node) -> list[Value]:
     require(all(-side <= index < side for index in indices), f"an index beyond {side}")
     shape = (*value.shape[:axis], *node.value(1).shape, *value.shape[axis + 1 :])
     known = None if value.known is None else tuple(value.known[index] for index in indices)
-    return [Value(value.dtype, shape, value.rows, known)]
+    batch = value.axis + (len(node.value(1).shape) - 1 if axis < value.axis else 0)
+    return [Value(value.dtype, shape, value.rows, known, batch)]
 
 
 def expand(node: Node) -> list[Value]:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from edgeae.bundle.guard.operators import DTYPES, INPUTS, OPERATORS, Attribute, Operator
+from edgeae.bundle.guard.operators import DTYPES, INPUTS, OPERATORS, WIDER, Attribute, Operator
 from edgeae.bundle.guard.values import BOOL, FLOAT, FLOAT16, INT8, INT32, INT64, UINT8, Node, Value
 from edgeae.bundle.protobuf import Malformed, Refused, parse_model
 from edgeae.errors import BundleError
@@ -97,6 +97,7 @@ def check_graph(
     target: Tensor,
     batch: int | None = None,
     limits: Limits = Limits(),
+    trust: bool = False,
 ) -> GraphInfo:
     """Refuse a graph unless it is one that edgeae allows: see "Graphs" in export/FORMAT.md.
 
@@ -107,6 +108,7 @@ def check_graph(
         target: The output it must have.
         batch: The first dimension of both; None: it must be symbolic.
         limits: How much the graph may ask for.
+        trust: Also allow the operators of `WIDER`, which no fuzzer has tried.
 
     Raises:
         BundleError: naming `where`, what is wrong and what to do.
@@ -117,7 +119,7 @@ def check_graph(
         edgeae.errors.BundleError: scorer.onnx: no valid ONNX file: it is empty; copy or export the bundle again
     """
     try:
-        return _Walk(limits, batch).model(parse_model(data), source, target)
+        return _Walk(limits, batch, trust).model(parse_model(data), source, target)
     except Malformed as problem:
         raise BundleError(f"{where}: no valid ONNX file: {problem}; copy or export the bundle again") from None
     except Refused as problem:
@@ -130,8 +132,9 @@ def check_graph(
 class _Walk:
     """The values of a graph by name, and what they have cost so far."""
 
-    def __init__(self, limits: Limits, batch: int | None) -> None:
+    def __init__(self, limits: Limits, batch: int | None, trust: bool) -> None:
         self.limits = limits
+        self.trust = trust
         self.batch = batch
         self.values: dict[str, Value] = {}
         self.operators: Counter[str] = Counter()
@@ -283,6 +286,10 @@ class _Walk:
         if len(node.get("name", "")) > MAX_NAME:
             raise Malformed("a node has a name that is too long")
         operator = OPERATORS.get((domain, op))
+        if operator is None and (domain, op) in WIDER:
+            if not self.trust:
+                raise Refused(f"it uses the operator {shown}, which is run only where its maker is trusted (trust=True)")
+            operator = WIDER[domain, op]
         if operator is None:
             raise Refused(f"it uses the operator {shown}, which is not in the list of those allowed")
         if opset < operator.since:
@@ -300,6 +307,8 @@ class _Walk:
         _check_inputs(inputs, operator)
         outputs = node["outputs"]
         made = Node(op, inputs, self.attributes(node["attributes"], operator), len(outputs), self.batch)
+        if not operator.of_series and any(value is not None and value.axis for value in inputs):
+            raise Refused("it works on values whose batch is not the first axis")
         values = operator.infer(made)
         if not 1 <= len(outputs) <= min(operator.outputs, len(values)):
             raise Refused(f"it names {len(outputs)} outputs")

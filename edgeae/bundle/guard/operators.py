@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from edgeae.bundle.guard import arithmetic, arrange, quantised, windows
+from edgeae.bundle.guard import arithmetic, arrange, quantised, recurrent, windows
 from edgeae.bundle.guard.values import BOOL, FLOAT, FLOAT16, INT8, INT32, INT64, UINT8, Node, Value
 
-__all__ = ["DTYPES", "INPUTS", "OPERATORS", "Attribute", "Operator"]
+__all__ = ["DTYPES", "INPUTS", "OPERATORS", "WIDER", "Attribute", "Operator"]
 
 DTYPES: Final = {
     FLOAT: "float32",
@@ -126,6 +126,7 @@ class Operator:
         outputs: How many it may name.
         since: The first opset whose version of it is meant.
         of_shapes: Whether it may work on shapes that hold the unknown batch.
+        of_series: Whether it may work on rows whose batch is not the first axis.
         note: What its rule asks for beyond, for FORMAT.md.
     """
 
@@ -135,6 +136,7 @@ class Operator:
     outputs: int = 1
     since: int = 18
     of_shapes: bool = False
+    of_series: bool = False
     note: str = ""
 
 
@@ -165,10 +167,17 @@ def _group(names: str, operator: Operator) -> dict[tuple[str, str], Operator]:
 _ROWS_LEFT = "rows left, constants right"
 _NOT_BATCH = "not along the batch"
 _PER_CHANNEL = "one number per channel"
+_SERIES = ", or another axis for operators that take series"
+_RECURRENT: Mapping[str, Attribute] = {
+    "direction": _word(b"forward", b"reverse", b"bidirectional"),
+    "hidden_size": _integer(None, 1, 2**16),
+    "layout": _only(0),
+}
+_RECURRENT_NOTE = "series [T, batch, values], weights are constants, no lengths, no peepholes, the usual activations"
 
 OPERATORS: Final[Mapping[tuple[str, str], Operator]] = {
     # elementwise
-    **_group("Add Sub Mul Div", Operator("T T", arithmetic.elementwise)),
+    **_group("Add Sub Mul Div", Operator("T T", arithmetic.elementwise, of_series=True)),
     **_group("Max Min Sum Mean", Operator("T T*", arithmetic.elementwise)),
     **_group("Pow", Operator("T N", arithmetic.elementwise)),
     **_group("Equal Greater GreaterOrEqual Less LessOrEqual", Operator("T T", arithmetic.compare)),
@@ -177,7 +186,7 @@ OPERATORS: Final[Mapping[tuple[str, str], Operator]] = {
     **_group("Where", Operator("B A A", arithmetic.select)),
     **_group(
         "Abs Ceil Erf Exp Floor HardSwish Log Mish Neg Reciprocal Relu Round Sigmoid Sign Softplus Softsign Sqrt Tanh",
-        Operator("T", arithmetic.same),
+        Operator("T", arithmetic.same, of_series=True),
     ),
     **_group("Celu", Operator("T", arithmetic.same, {"alpha": _number(1.0, 1e-6)})),
     **_group("Elu ThresholdedRelu", Operator("T", arithmetic.same, {"alpha": _number(1.0)})),
@@ -244,7 +253,7 @@ OPERATORS: Final[Mapping[tuple[str, str], Operator]] = {
             note=_ROWS_LEFT,
         ),
     ),
-    **_group("MatMul", Operator("T T", arithmetic.matmul, note="no sum over the batch")),
+    **_group("MatMul", Operator("T T", arithmetic.matmul, of_series=True, note="no sum over the batch")),
     **_group("Conv", Operator("T T T?", windows.conv, _CONV, note="1 to 3 spatial axes, weights are constants")),
     **_group(
         "ConvTranspose",
@@ -269,8 +278,35 @@ OPERATORS: Final[Mapping[tuple[str, str], Operator]] = {
             "T K", arithmetic.topk, {"axis": _AXIS, "largest": _flag(1), "sorted": _flag(1)}, outputs=2, note=_NOT_BATCH
         ),
     ),
+    # recurrent
+    **_group(
+        "LSTM",
+        Operator(
+            "F F F F? J? F? F? F?",
+            recurrent.recurrent,
+            {**_RECURRENT, "input_forget": _only(0)},
+            outputs=3,
+            of_series=True,
+            note=_RECURRENT_NOTE,
+        ),
+    ),
+    **_group(
+        "GRU",
+        Operator(
+            "F F F F? J? F?",
+            recurrent.recurrent,
+            {**_RECURRENT, "linear_before_reset": _flag()},
+            outputs=2,
+            of_series=True,
+            note=_RECURRENT_NOTE,
+        ),
+    ),
+    **_group(
+        "RNN",
+        Operator("F F F F? J? F?", recurrent.recurrent, _RECURRENT, outputs=2, of_series=True, note=_RECURRENT_NOTE),
+    ),
     # shapes
-    **_group("Identity", Operator("X", arithmetic.same, of_shapes=True)),
+    **_group("Identity", Operator("X", arithmetic.same, of_shapes=True, of_series=True)),
     **_group(
         "Constant", Operator("", lambda node: [node.attributes["value"]], {"value": Attribute("tensor", required=True)})
     ),
@@ -279,17 +315,33 @@ OPERATORS: Final[Mapping[tuple[str, str], Operator]] = {
     ),
     **_group(
         "Reshape",
-        Operator("X K", arrange.reshape, {"allowzero": _flag()}, of_shapes=True, note="keeps the batch first"),
+        Operator(
+            "X K",
+            arrange.reshape,
+            {"allowzero": _flag()},
+            of_shapes=True,
+            of_series=True,
+            note="keeps the batch where it is",
+        ),
     ),
     **_group("Flatten", Operator("X", arrange.flatten, {"axis": _integer(1, -8, 8)}, note="all axes but the batch")),
-    **_group("Squeeze", Operator("X K", arrange.squeeze, of_shapes=True, note=_NOT_BATCH)),
-    **_group("Unsqueeze", Operator("X K", arrange.unsqueeze, of_shapes=True, note=_NOT_BATCH)),
-    **_group("Transpose", Operator("X", arrange.transpose, {"perm": _list(0, 7)}, note="keeps the batch first")),
+    **_group("Squeeze", Operator("X K", arrange.squeeze, of_shapes=True, of_series=True, note=_NOT_BATCH)),
+    **_group("Unsqueeze", Operator("X K", arrange.unsqueeze, of_shapes=True, of_series=True, note=_NOT_BATCH)),
     **_group(
-        "Concat", Operator("A A*", arrange.concat, {"axis": _integer(None, -8, 7)}, of_shapes=True, note=_NOT_BATCH)
+        "Transpose",
+        Operator("X", arrange.transpose, {"perm": _list(0, 7)}, of_series=True, note="keeps the batch first" + _SERIES),
     ),
-    **_group("Slice", Operator("X K K K? K?", arrange.sliced, of_shapes=True, note=_NOT_BATCH)),
-    **_group("Gather", Operator("X K", arrange.gather, {"axis": _integer(0, -8, 7)}, of_shapes=True, note=_NOT_BATCH)),
+    **_group(
+        "Concat",
+        Operator(
+            "A A*", arrange.concat, {"axis": _integer(None, -8, 7)}, of_shapes=True, of_series=True, note=_NOT_BATCH
+        ),
+    ),
+    **_group("Slice", Operator("X K K K? K?", arrange.sliced, of_shapes=True, of_series=True, note=_NOT_BATCH)),
+    **_group(
+        "Gather",
+        Operator("X K", arrange.gather, {"axis": _integer(0, -8, 7)}, of_shapes=True, of_series=True, note=_NOT_BATCH),
+    ),
     **_group("Expand", Operator("X K", arrange.expand)),
     **_group("Tile", Operator("X K", arrange.tile, note=_NOT_BATCH)),
     **_group(
@@ -341,5 +393,40 @@ OPERATORS: Final[Mapping[tuple[str, str], Operator]] = {
         quantised.qgemm,
         {"alpha": _number(1.0), "transA": _only(0), "transB": _flag()},
         note=_ROWS_LEFT,
+    ),
+}
+
+# Operators with rules, but which no fuzzer has tried in ONNX Runtime: for graphs whose maker the user trusts.
+WIDER: Final[Mapping[tuple[str, str], Operator]] = {
+    **_group("Acos Acosh Asin Asinh Atan Atanh Cos Cosh Sin Sinh Tan", Operator("F", arithmetic.same)),
+    **_group("IsNaN", Operator("F", arithmetic.test)),
+    **_group("IsInf", Operator("F", arithmetic.test, {"detect_negative": _flag(1), "detect_positive": _flag(1)})),
+    **_group("Xor", Operator("B B", arithmetic.compare)),
+    **_group("Mod", Operator("F F", arithmetic.elementwise, {"fmod": Attribute("int", 0, choices=(1,))})),
+    **_group("Hardmax", Operator("F", arithmetic.softmax, {"axis": _AXIS}, note=_NOT_BATCH)),
+    **_group("Shrink", Operator("F", arithmetic.same, {"bias": _number(0.0), "lambd": _number(0.5)})),
+    **_group(
+        "LpNormalization",
+        Operator("F", arithmetic.softmax, {"axis": _AXIS, "p": _integer(2, 1, 2)}, note=_NOT_BATCH),
+    ),
+    **_group(
+        "LRN",
+        Operator(
+            "F",
+            arithmetic.local_norm,
+            {"size": _integer(None, 1, 1024), "alpha": _number(1e-4), "beta": _number(0.75), "bias": _number(1.0)},
+            note="rows with channels and space",
+        ),
+    ),
+    **_group("CumSum", Operator("F K", arithmetic.cumulative, {"exclusive": _flag(), "reverse": _flag()})),
+    **_group("ReduceProd", Operator("F K", arithmetic.reduction, _REDUCTION, note=_NOT_BATCH)),
+    **_group(
+        "ArgMax ArgMin",
+        Operator(
+            "F",
+            arithmetic.arg,
+            {"axis": _integer(0, -8, 7), "keepdims": _flag(1), "select_last_index": _flag()},
+            note=_NOT_BATCH,
+        ),
     ),
 }

@@ -1,6 +1,6 @@
 """Static shape inference for the operators that a bundle may use, one rule per group of operators.
 
-A value is either *rows*, whose first axis is the batch and stays it, or a constant. Every rule keeps the rows apart: it
+A value is either *rows*, whose first axis is the batch and stays it (but for series, see `recurrent`), or a constant. Every rule keeps the rows apart: it
 refuses to reduce, transpose, slice, reshape or contract over the batch, since one row never changes another. All
 integers that shape a result (a target shape, paddings, a kernel) are known here, and computed as ONNX has it.
 
@@ -35,12 +35,14 @@ class Value:
         shape: Of rows with a symbolic batch, the first entry is 1 and stands for it.
         rows: Whether the first axis is the batch.
         known: The numbers of a small constant of rank 0 or 1; BATCH stands for the batch.
+        axis: Which axis of rows is the batch; another than the first only between operators `of_series`.
     """
 
     dtype: int
     shape: Shape
     rows: bool = False
     known: tuple[Any, ...] | None = None
+    axis: int = 0
 
     @property
     def size(self) -> int:
@@ -102,7 +104,7 @@ class Node:
         """Normalise an axis of `value`, refusing the batch."""
         rank = len(value.shape) + extra
         require(-rank <= axis < rank, f"axis {axis} of {rank}")
-        require(not value.rows or axis % rank != 0, "it works along the batch")
+        require(not value.rows or axis % rank != value.axis, "it works along the batch")
         return axis % rank
 
     def axes(self, index: int, value: Value, *, extra: int = 0) -> tuple[int, ...]:
@@ -120,4 +122,4 @@ def require(condition: bool, reason: str) -> None:
 
 def like(value: Value, shape: Sequence[int], dtype: int | None = None) -> Value:
     """Return a value with another shape, rows or not as before."""
-    return Value(value.dtype if dtype is None else dtype, tuple(shape), value.rows)
+    return Value(value.dtype if dtype is None else dtype, tuple(shape), value.rows, axis=value.axis)
