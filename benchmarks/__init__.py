@@ -1,1 +1,1 @@
-"""edgeae against what people would use instead; each module runs as `python -m benchmarks.NAME`."""
+"""edgeae against what people would use instead; `python -m benchmarks` runs the comparison, see README.md."""

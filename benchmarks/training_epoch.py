@@ -10,7 +10,6 @@ Example:
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
 
@@ -23,6 +22,7 @@ from torch.nn import functional
 
 from edgeae.bundle.manifest import Normalisation
 from edgeae.models import Autoencoder, Objective
+from edgeae.timing import Timing, ratio, summarise
 from edgeae.training import TrainConfig
 from edgeae.training.defaults import Facts, resolve
 from edgeae.training.loop import epochs, setup_loop
@@ -75,17 +75,13 @@ def edgeae_epoch(x: np.ndarray, batch_size: int) -> Callable[[], None]:
     return train
 
 
-@click.command()
-@click.option("--rows", default=8192, show_default=True, help="Rows in an epoch.")
-@click.option("--values", default=784, show_default=True, help="Values in a row.")
-@click.option("--batch-size", default=256, show_default=True, help="Rows in a step.")
-@click.option("--epochs", "count", default=40, show_default=True, help="Epochs of each contestant.")
-@click.option("--threads", default=1, show_default=True, help="CPU threads of each contestant.")
-def main(rows: int, values: int, batch_size: int, count: int, threads: int) -> None:
-    """Time edgeae's epoch and a plain loop's in turns.
+def compare(rows: int, values: int, batch_size: int, count: int, threads: int) -> dict[str, Timing]:
+    """Train `count` epochs with each contestant in turns, after two that warm up caches and allocators.
 
-    Example: python -m benchmarks.training_epoch --epochs 60
+    Returns:
+        Name to the distribution of an epoch's seconds.
     """
+    before = torch.get_num_threads()
     torch.set_num_threads(threads)
     x = np.random.default_rng(0).random((rows, values), np.float32)
     contestants = {
@@ -98,19 +94,30 @@ def main(rows: int, values: int, batch_size: int, count: int, threads: int) -> N
         for name, train in contestants.items():
             started = time.perf_counter()
             train()
-            if turn >= 2:  # the first two warm up caches and allocators
+            if turn >= 2:
                 times[name].append(time.perf_counter() - started)
+    torch.set_num_threads(before)
+    return {name: summarise(durations) for name, durations in times.items()}
+
+
+@click.command()
+@click.option("--rows", default=8192, show_default=True, help="Rows in an epoch.")
+@click.option("--values", default=784, show_default=True, help="Values in a row.")
+@click.option("--batch-size", default=256, show_default=True, help="Rows in a step.")
+@click.option("--epochs", "count", default=40, show_default=True, help="Epochs of each contestant.")
+@click.option("--threads", default=1, show_default=True, help="CPU threads of each contestant.")
+def main(rows: int, values: int, batch_size: int, count: int, threads: int) -> None:
+    """Time edgeae's epoch and a plain loop's in turns.
+
+    Example: python -m benchmarks.training_epoch --epochs 60
+    """
+    timings = compare(rows, values, batch_size, count, threads)
     click.echo(f"{rows} x {values} rows, batch {batch_size}, 64 latent, {threads} thread(s), {count} epochs each\n")
     click.echo(f"{'':24}{'median':>10}{'p10':>10}    edgeae takes (median, p10)")
-    ours = _summary(times["edgeae"])
-    for name, measured in times.items():
-        middle, low = _summary(measured)
-        ratio = "" if name == "edgeae" else f"    {ours[0] / middle:.2f}x, {ours[1] / low:.2f}x"
-        click.echo(f"{name:24}{middle * 1e3:>8.1f}ms{low * 1e3:>8.1f}ms{ratio}")
-
-
-def _summary(times: list[float]) -> tuple[float, float]:
-    return statistics.median(times), statistics.quantiles(times, n=10)[0]
+    for name, timing in timings.items():
+        compared = ratio(timings["edgeae"], timing)
+        note = "" if name == "edgeae" else f"    {compared.median:.2f}x, {compared.p10:.2f}x"
+        click.echo(f"{name:24}{timing.p50 * 1e3:>8.1f}ms{timing.p10 * 1e3:>8.1f}ms{note}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,104 @@
+"""edgeae: a bound model for a given number of rows; every precision and way of running that this edgeae has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache, partial
+
+import numpy as np
+
+import edgeae
+from benchmarks.cases import Case
+from benchmarks.peers import Array, Bulk, Setup, Way
+from edgeae.bundle import Bundle
+from edgeae.runtime import Autoencoder
+from edgeae.runtime.bound import Bound
+from edgeae.runtime.native import MAX_ROWS, find_library, rewrite
+from edgeae.runtime.options import Options, Profile
+from edgeae.runtime.session import Binding
+
+__all__ = ["Variation", "bulk", "load", "variations", "ways"]
+
+
+@dataclass(frozen=True)
+class Variation:
+    """A way to load the bundle; `tuned`: with what `edgeae tune` found for it, which may be the operator library."""
+
+    name: str
+    precision: str = "fp32"
+    native: bool = False
+    tuned: bool = False
+
+    def options(self, case: Case, profile: Profile) -> Options:
+        """Return the options of `edgeae.load`."""
+        if self.tuned and case.tuning is not None:
+            return case.tuning.options(profile, self.precision)
+        return Options(native=self.native or None)
+
+
+def variations(case: Case, *, single: bool = True) -> list[Variation]:
+    """Return what the bundle and this machine offer, for `single` rows or for many."""
+    precisions = [name for name in ("fp32", "int8") if name not in case.missing]
+    found = [Variation(f"edgeae, {name}", name) for name in precisions]
+    if single and find_library() is not None:
+        bundle = Bundle.read(case.bundle)
+        found += [
+            Variation(f"edgeae, {name}, native", name, native=True)
+            for name in precisions
+            if rewrite(bundle.graph(name, "scorer")) is not None
+        ]
+    if case.tuning is not None:
+        found += [Variation(f"edgeae, {name}, tuned", name, tuned=True) for name in precisions]
+    return found
+
+
+@cache
+def load(case: Case, variation: Variation, device: str, profile: Profile) -> Autoencoder:
+    """Return the case's bundle loaded that way."""
+    return edgeae.load(
+        case.bundle,
+        device=device,
+        precision=variation.precision,
+        profile=profile,
+        options=variation.options(case, profile),
+    )
+
+
+def ways(case: Case, setup: Setup) -> Iterator[Way]:
+    """`bind(batch).score(rows)`, input check included; bare: the run alone. In bulk `score(rows)`."""
+    for variation in variations(case, single=setup.batch <= MAX_ROWS and not setup.bulk):
+        if setup.bulk:
+            many = load(case, variation, setup.device, "throughput")
+            yield Way(variation.name, many.score, precision=variation.precision)
+            continue
+        model = load(case, variation, setup.device, "latency")
+        bound = model.bind(setup.batch)
+        bare, result = _bare(bound, case.batch(setup.batch))
+        yield Way(
+            variation.name,
+            bound.score,
+            bare,
+            result,
+            precision=variation.precision,
+            takes_row=setup.batch == 1,
+        )
+
+
+def bulk(case: Case, setup: Setup) -> Iterator[Bulk]:
+    """`score(rows, out=out)`: chunks and workers are edgeae's business."""
+    for variation in variations(case, single=False):
+        model = load(case, variation, setup.device, "throughput")
+        yield Bulk(variation.name, partial(_score_into, model), None, variation.precision)
+
+
+def _score_into(model: Autoencoder, rows: Array, out: Array) -> None:
+    model.score(rows, out=out)
+
+
+def _bare(bound: Bound, rows: Array) -> tuple[Callable[[], object], Callable[[], Array]]:
+    (graph,) = bound._paths("score").graphs
+    scores = np.empty(len(rows), np.float32)
+    binding = Binding(graph)
+    binding.bind_for_good(rows, scores)
+    return binding.run, scores.copy
