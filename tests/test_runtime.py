@@ -753,3 +753,24 @@ def test_a_chunk_fits_the_cache(shape: tuple[int, ...], rows: int) -> None:
 def test_a_huge_row_goes_alone() -> None:
     assert chunk_rows((3, 2048, 2048), on_gpu=False) == 1
     assert chunk_rows((784,), on_gpu=True) == 2**26 // 3136
+
+
+@pytest.mark.parametrize(("cache", "threads"), [(2**40, 1), (0, 3)])
+def test_cores_share_the_run_of_a_row_where_the_weights_exceed_a_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: int, threads: int
+) -> None:
+    monkeypatch.setattr("edgeae.runtime.model.second_level_cache", lambda: cache)
+    monkeypatch.setattr("edgeae.runtime.options.available_cores", lambda: 3)
+    network = make_bundle(tmp_path / "b")
+    made: list[int] = []
+    create = ort.InferenceSession
+
+    def noted(data: Any, options: Any, **named: Any) -> Any:
+        made.append(options.intra_op_num_threads)
+        return create(data, options, **named)
+
+    monkeypatch.setattr(ort, "InferenceSession", noted)
+    x = network.rows(5)
+    for profile in ("latency", "throughput"):
+        assert_close(edgeae.load(tmp_path / "b", device="cpu", profile=profile).score(x), network.score(x))
+    assert made == [threads, 1]

@@ -355,7 +355,7 @@ def _cold_starts(
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([package, os.environ.get("PYTHONPATH", "")])}
     durations = []
     for _ in range(runs):
-        duration, rest = start_process([sys.executable, "-c", CHILD, text], environment)
+        duration, rest = start_process([sys.executable, "-P", "-c", CHILD, text], environment)
         durations.append(duration)
     timing = summarise(durations)
     first, bulk = json.loads(rest)

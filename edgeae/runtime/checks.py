@@ -45,12 +45,14 @@ class Order:
         path: The bundle.
         device: Where to run the graphs.
         deep: Whether to try fresh random rows as well.
+        trust: Whether to run operators that need it.
         memory: Bytes beyond what Python and ONNX Runtime take themselves, or None for no limit.
     """
 
     path: str
     device: str
     deep: bool
+    trust: bool
     memory: int | None
 
 
@@ -120,7 +122,7 @@ def _check_statistics(bundle: Bundle) -> str:
 def _check_graphs(bundle: Bundle, precision: str, order: Order, report: Report) -> None:
     options = {"workers": 1, "chunk": 256}
     ready = True
-    with load(bundle.path, device=order.device, precision=precision, options=options) as model:
+    with load(bundle.path, device=order.device, precision=precision, options=options, trust=order.trust) as model:
         for role in GRAPHS:
             with _check(f"{precision} {role}", report) as result:
                 model.prepare(role)

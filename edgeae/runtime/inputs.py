@@ -10,7 +10,7 @@ import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -294,6 +294,6 @@ def _hint(shape: tuple[int, ...], spec: RowSpec) -> str:
     return ""
 
 
-def _is_masked_array(value: object) -> bool:
+def _is_masked_array(value: Any) -> TypeGuard[np.ma.MaskedArray[Any, Any]]:
     # Nobody has one who has not imported numpy.ma, which takes a tenth of a cold start.
     return "numpy.ma" in sys.modules and isinstance(value, np.ma.MaskedArray)

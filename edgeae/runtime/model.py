@@ -20,7 +20,7 @@ from edgeae.runtime.bulk import run_rows
 from edgeae.runtime.device import Device, choose_device
 from edgeae.runtime.explain import Explanation, contributions
 from edgeae.runtime.inputs import Array, RowReader, RowSpec, as_rows, result_array
-from edgeae.runtime.options import Options, Profile, check_profile, chunk_rows
+from edgeae.runtime.options import Options, Profile, check_profile, chunk_rows, second_level_cache
 from edgeae.runtime.session import TENSORS, Graph
 from edgeae.runtime.tuned import lookup
 
@@ -46,6 +46,7 @@ def load(
     profile: str = "throughput",
     on_invalid: str = "raise",
     options: Options | Mapping[str, Any] | None = None,
+    trust: bool = False,
 ) -> Autoencoder:
     """Load a bundle for inference; PyTorch is not needed.
 
@@ -57,11 +58,14 @@ def load(
             device, else the CPU, and logs (logger "edgeae") which and why.
         precision: "fp32", or "fp16" or "int8" where the bundle has them; or "auto", the one that `edgeae tune` measured
             to be the fastest on this machine, and fp32 where it was not run.
-        profile: "throughput" spreads large inputs over all cores, "latency" keeps every call in the calling thread.
+        profile: "throughput" spreads large inputs over all cores. "latency" keeps every call in the calling thread;
+            where the weights exceed a core's second-level cache, the cores share each run, and wait busily in between.
         on_invalid: What to do with rows that hold NaN, infinity or values beyond float32: "raise", or "flag", which
             gives such rows NaN as their result (and so predicts an anomaly). One row never changes another.
         options: What the profile leaves to ONNX Runtime; see `Options`. A mapping with the same keys will do. If None,
             what `edgeae tune` found for this bundle on this machine, and the profile's defaults where it was not run.
+        trust: Also run operators that no fuzzer has tried in ONNX Runtime (export/FORMAT.md lists them): only for
+            bundles whose maker you know. The shapes of what they compute are bounded like all others.
 
     Raises:
         BundleError: if there is no bundle at `path` or it is not as export/FORMAT.md has it.
@@ -82,6 +86,9 @@ def load(
         precision = "fp32" if tuning is None else tuning.fastest[kind]
     bundle.entry(precision)
     settings = tuning.options(kind, precision) if tuning is not None and options is None else Options.of(options)
+    weights = bundle.entry(precision).scorer.size
+    if kind == "latency" and chosen.kind == "cpu" and not settings.session and weights > second_level_cache():
+        settings = settings.sharing_cores()
     if settings.provider and chosen.kind == "cpu":
         raise InputError(f"options: provider: {', '.join(settings.provider)}: the CPU has none; use device='cuda'")
     if settings.native:
@@ -95,6 +102,7 @@ def load(
         profile=kind,
         flag=on_invalid == "flag",
         options=settings,
+        trust=trust,
     )
 
 
@@ -128,6 +136,7 @@ class Autoencoder:
         profile: Profile,
         flag: bool,
         options: Options,
+        trust: bool = False,
     ) -> None:
         """Use `load`."""
         self.bundle = bundle
@@ -135,6 +144,7 @@ class Autoencoder:
         self._device = device
         self._flag = flag
         self._options = options
+        self._trust = trust
         self._process = process.current
         self._lock = threading.Lock()
         self._graphs: dict[str, Graph] | None = {}
@@ -347,7 +357,9 @@ class Autoencoder:
             return graphs[key]
         with self._lock:
             if key not in graphs:
-                graph = Graph(self.bundle, self.precision, role, self._device, self._options, native=native)
+                graph = Graph(
+                    self.bundle, self.precision, role, self._device, self._options, native=native, trust=self._trust
+                )
                 self._self_test(graph)
                 graph.shows_invalid = role == "scorer" and self._shows_invalid(graph)
                 graphs[key] = graph if graph.native else graphs.setdefault(role, graph)

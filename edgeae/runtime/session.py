@@ -42,7 +42,15 @@ class Graph:
     shows_invalid = False
 
     def __init__(
-        self, bundle: Bundle, precision: str, role: str, device: Device, options: Options, *, native: bool = False
+        self,
+        bundle: Bundle,
+        precision: str,
+        role: str,
+        device: Device,
+        options: Options,
+        *,
+        native: bool = False,
+        trust: bool = False,
     ) -> None:
         """Read, check and load one graph.
 
@@ -53,6 +61,7 @@ class Graph:
             device: Where to run it.
             options: Of the session.
             native: Rewrite it for the native operator library, if it is a dense chain.
+            trust: Allow operators that are run on request only.
 
         Raises:
             BundleError: if it is not the graph that the manifest promises, or ONNX Runtime refuses it.
@@ -76,6 +85,7 @@ class Graph:
             source=(self.source, self.source_dtype.name, self.source_shape),
             target=(self.target, "float32", self.target_shape),
             batch=manifest.batch,
+            trust=trust,
         )
         self._check_metadata(info.metadata, bundle, precision)
         rewritten = rewrite(data) if native else None

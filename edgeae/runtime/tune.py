@@ -138,6 +138,7 @@ def _latency_choices(*, on_gpu: bool) -> list[Choice]:
         if find_library() is not None:
             choices.append(Choice(native=True))
         if available_cores() > 1:
+            choices.append(Choice(threads=1))
             choices += [Choice(threads=available_cores(), spin=spin) for spin in (False, True)]
     return choices
 

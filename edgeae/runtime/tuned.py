@@ -32,7 +32,7 @@ class Choice:
     Attributes:
         workers: As in `Options`; None leaves it to the profile.
         chunk: As in `Options`; None leaves it to the size of a row.
-        threads: Of ONNX Runtime, within one call.
+        threads: Of ONNX Runtime, within one call; None leaves it to the profile.
         spin: Whether its idle threads wait busily.
         prepack: Whether ONNX Runtime rearranges weights when it loads them.
         native: Whether bound rows run on the operator library; see `edgeae.runtime.native`.
@@ -40,7 +40,7 @@ class Choice:
 
     workers: int | None = None
     chunk: int | None = None
-    threads: int = 1
+    threads: int | None = None
     spin: bool = False
     prepack: bool = True
     native: bool = False
@@ -50,7 +50,7 @@ class Choice:
         config = {"session.intra_op.allow_spinning": "1"} if self.spin else {}
         if not self.prepack:
             config["session.disable_prepacking"] = "1"
-        session = {"intra_op_num_threads": self.threads} if self.threads != 1 else {}
+        session = {"intra_op_num_threads": self.threads} if self.threads is not None else {}
         return Options(
             workers=self.workers, chunk=self.chunk, session=session, config=config, native=self.native or None
         )

@@ -35,6 +35,7 @@ def verify_bundle(
     deep: bool = False,
     seconds: float = SECONDS,
     memory: int | None = None,
+    trust: bool = False,
 ) -> tuple[Check, ...]:
     """Check a bundle's manifest, the size and digest of every file, and every graph at every precision.
 
@@ -50,6 +51,7 @@ def verify_bundle(
         seconds: How long one check may take.
         memory: How many bytes the child may take beyond Python and ONNX Runtime themselves; by default 4 GiB and six
             times the bundle. It is enforced on Linux and the CPU only (RLIMIT_AS); the first check says whether.
+        trust: Also run operators that need it; see `edgeae.load`.
 
     Returns:
         All checks, also those that failed. A child that dies or hangs fails the check it was at and ends the list.
@@ -69,7 +71,7 @@ def verify_bundle(
     on_gpu = choose_device(device).kind != "cpu"
     limited = sys.platform.startswith("linux") and not on_gpu
     beyond = MEMORY + 6 * _bytes_on_disk(path) if memory is None else memory
-    order = Order(str(path), device, deep, beyond if limited else None)
+    order = Order(str(path), device, deep, trust, beyond if limited else None)
     if not sys.executable:
         return _in_this_process(order)
     return (_limits(order, seconds), *_watch(order, seconds))
