@@ -20,6 +20,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Make": {
         "train": ("make", "Train an autoencoder on DATA and write a run directory."),
         "export": ("make", "Export a run as a bundle of ONNX graphs, checked against PyTorch."),
+        "adopt": ("make", "Turn an ONNX or PyTorch model that edgeae did not train into a bundle."),
         "demo": ("make", "Train, export, verify and score real digits, offline, in a minute."),
     },
     "Inspect": {
@@ -34,6 +35,8 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "reconstruct": ("run", "Encode and decode rows; draw originals over reconstructions."),
         "score": ("run", "Score rows; higher is more anomalous."),
         "sample": ("run", "Generate rows from a variational model's prior."),
+        "compress": ("compress", "Compress rows into a latent file, on request with a bound on the error."),
+        "decompress": ("compress", "Turn a latent file back into rows."),
     },
     "Measure": {
         "bench": ("measure", "Measure latency, throughput, cold start and memory on this machine."),

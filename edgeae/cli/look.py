@@ -11,7 +11,14 @@ import click
 
 from edgeae.bundle import Bundle
 from edgeae.bundle.strict import to_plain
-from edgeae.cli.options import bundle_argument, data_argument, data_options, force_option, model_options
+from edgeae.cli.options import (
+    bundle_argument,
+    data_argument,
+    data_options,
+    force_option,
+    model_options,
+    trust_option,
+)
 from edgeae.cli.output import number, print_json, print_table, size, status, table
 
 if TYPE_CHECKING:
@@ -129,10 +136,18 @@ def _threshold(manifest: Manifest) -> str:
 @click.option("--device", default="cpu", show_default=True, metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")
 @click.option("--seconds", type=float, default=60.0, show_default=True, help="How long one check may take.")
 @click.option("--memory", type=int, metavar="MIB", help="Memory for the checks.  [default: 4096 and 6 times BUNDLE]")
+@trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
 @click.pass_context
 def verify_command(
-    ctx: click.Context, bundle: Path, deep: bool, device: str, seconds: float, memory: int | None, as_json: bool
+    ctx: click.Context,
+    bundle: Path,
+    deep: bool,
+    device: str,
+    seconds: float,
+    memory: int | None,
+    trust: bool,
+    as_json: bool,
 ) -> None:
     """Check BUNDLE: manifest, sizes and digests, graphs, thresholds, and that the golden rows come out.
 
@@ -150,7 +165,7 @@ def verify_command(
 
     with status(f"checking {bundle}"):
         limit = None if memory is None else memory * 2**20
-        checks = verify_bundle(bundle, device=device, deep=deep, seconds=seconds, memory=limit)
+        checks = verify_bundle(bundle, device=device, deep=deep, seconds=seconds, memory=limit, trust=trust)
     if as_json:
         print_json(checks)
     else:

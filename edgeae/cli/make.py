@@ -9,14 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeae.cli.options import NAMES, SectionCommand, dataclass_options, force_option
+from edgeae.bundle.manifest import Quality
+from edgeae.cli.options import (
+    BATCHES,
+    NAMES,
+    NUMBERS,
+    SectionCommand,
+    SectionOption,
+    dataclass_options,
+    force_option,
+)
 from edgeae.cli.output import number, print_json, print_table, size, status, table
 from edgeae.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from edgeae.bundle import Bundle
 
-__all__ = ["demo_command", "export_command", "train_command"]
+__all__ = ["adopt_command", "demo_command", "export_command", "train_command"]
 
 _log = logging.getLogger("edgeae")
 
@@ -155,6 +164,115 @@ def _print_placements(bundle: Bundle) -> None:
     for row in rows:
         shown.add_row(*row)
     print_table(shown)
+
+
+def _adopt_option(section: str, *names: str, **settings: Any) -> Any:
+    return click.option(*names, cls=SectionOption, section=section, **settings)
+
+
+@click.command("adopt", cls=SectionCommand)
+@click.argument("model")
+@click.argument("decoder", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", "out", required=True, type=click.Path(path_type=Path), help="Directory or .zip to write."
+)
+@_adopt_option("The model", "--latent", metavar="NAME", help="Cut here, instead of at the narrowest value.")
+@_adopt_option(
+    "The model",
+    "--reconstruction",
+    metavar="NAME",
+    help="Which output reconstructs the input, where there are several.",
+)
+@_adopt_option("The model", "--shape", type=BATCHES, help="Shape of one row, where the model leaves it open.")
+@_adopt_option(
+    "The model", "--weights", type=click.Path(path_type=Path), help="For MODULE:FACTORY: .safetensors or a state dict."
+)
+@_adopt_option(
+    "The model", "--trust", is_flag=True, help="Allow operators that no fuzzer has tried; loading asks for trust, too."
+)
+@_adopt_option("The rows", "--calibrate", metavar="DATA", help="Normal rows: threshold, spreads, int8 ranges.")
+@_adopt_option("The rows", "--label-column", metavar="NAME", help="Labels of the --calibrate rows; 1 is an anomaly.")
+@_adopt_option(
+    "The rows",
+    "--normalise",
+    "normalisation",
+    default="none",
+    show_default=True,
+    type=click.Choice(["none", "minmax", "standard", "robust"]),
+    help="What the model expects to be done to rows, fitted on --calibrate.",
+)
+@_adopt_option("The rows", "--shift", type=NUMBERS, help="The model expects (x - shift) / scale with these numbers,")
+@_adopt_option("The rows", "--scale", type=NUMBERS, help="one for all values or one for each feature or channel.")
+@_adopt_option(
+    "The rows",
+    "--layout",
+    type=click.Choice(["vector", "HW", "CHW", "HWC", "TC"]),
+    help="What the axes of a row mean, where it is not plain.",
+)
+@_adopt_option(
+    "The score",
+    "--score",
+    default="mse",
+    show_default=True,
+    type=click.Choice(["mse", "mae", "bce", "zscore"]),
+    help="The error that becomes the anomaly score.",
+)
+@_adopt_option(
+    "The score", "--fpr", default=0.01, show_default=True, metavar="X", help="Share of normal rows above the threshold."
+)
+@_adopt_option("The score", "--threshold", type=float, metavar="X", help="A fixed threshold instead.")
+@_adopt_option("The bundle", "--precision", default="fp32", show_default=True, type=NAMES, help="fp32 or fp32,int8.")
+@_adopt_option("The bundle", "--golden-from", metavar="DATA", help="Keep real rows as golden rows.")
+@_adopt_option("The bundle", "--name", help="Name of the bundle; by default that of its directory.")
+@force_option
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
+def adopt_command(
+    model: str,
+    out: Path,
+    as_json: bool,
+    shift: tuple[float, ...] | None,
+    scale: tuple[float, ...] | None,
+    normalisation: Any,
+    **options: Any,
+) -> None:
+    """Turn MODEL, which edgeae did not train, into a bundle.
+
+    MODEL is an ONNX autoencoder; or, with DECODER, an ONNX encoder; or package.module:factory, a function that returns
+    a torch.nn.Module or a pair (encoder, decoder). Whatever the model's batch, layout of axes and number types, the
+    bundle takes rows as its users have them. What was changed is said; nothing is written unless the bundle's graphs
+    compute what the model computes.
+
+    \b
+    Example:
+        edgeae adopt autoencoder.onnx -o bundle --calibrate normal.csv
+        edgeae adopt encoder.onnx decoder.onnx -o bundle --calibrate images/ --scale 255
+        edgeae adopt mypackage.models:autoencoder --weights model.safetensors -o bundle --calibrate normal.npy
+    """
+    import edgeae
+    from edgeae.export.adopt import constants
+
+    with status("adopting"):
+        own = constants(shift, scale)
+        bundle = edgeae.adopt(model, out, normalisation=normalisation if own is None else own, **options)
+    if as_json:
+        print_json(bundle.manifest)
+        return
+    manifest = bundle.manifest
+    entry = manifest.precisions["fp32"]
+    shown = table("", "", ">")
+    shown.add_row("model", manifest.description)
+    shown.add_row("rows", f"{list(manifest.input.shape)} {manifest.input.dtype}, {manifest.input.layout}")
+    shown.add_row("latent", f"{manifest.latent_dim} values")
+    shown.add_row("batch", "free" if manifest.batch is None else f"{manifest.batch}, the runtime loops")
+    shown.add_row("threshold", number(entry.threshold.value, 4))
+    shown.add_row("reconstruction error, that of the mean", " / ".join(_errors(entry.quality)))
+    shown.add_row("largest difference from the model", number(max(entry.quality.parity.values()), 2))
+    print_table(shown)
+    _log.info("next: edgeae verify %s; edgeae score %s DATA -o scores.csv", *[shlex.quote(str(out))] * 2)
+
+
+def _errors(quality: Quality) -> list[str]:
+    return [number(value, 3) for value in (quality.reconstruction_mse, quality.mean_mse)]
 
 
 @click.command("demo")

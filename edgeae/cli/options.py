@@ -14,18 +14,23 @@ import click
 __all__ = [
     "BATCHES",
     "NAMES",
+    "NUMBERS",
     "bundle_argument",
     "data_argument",
     "data_options",
     "dataclass_options",
     "force_option",
     "model_options",
+    "trust_option",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
 data_argument = click.argument("data")
+trust_option = click.option(
+    "--trust", is_flag=True, help="Run operators that need it (see edgeae adopt); only if you know the bundle's maker."
+)
 force_option = click.option("--force", is_flag=True, help="Replace the output if it exists.")
 
 
@@ -45,7 +50,7 @@ class _Names(click.ParamType[Any]):
 
     def __init__(self, kind: type = str) -> None:
         self.kind = kind
-        self.name = "n,n,..." if kind is int else "a,b,..."
+        self.name = {int: "n,n,...", float: "x,x,..."}.get(kind, "a,b,...")
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not isinstance(value, str):
@@ -53,11 +58,13 @@ class _Names(click.ParamType[Any]):
         try:
             return tuple(self.kind(part.strip()) for part in value.split(",") if part.strip())
         except ValueError:
-            self.fail(f"{value!r} is not a comma-separated list of whole numbers", param, ctx)
+            what = "whole numbers" if self.kind is int else "numbers"
+            self.fail(f"{value!r} is not a comma-separated list of {what}", param, ctx)
 
 
 NAMES = _Names()
 BATCHES = _Names(int)
+NUMBERS = _Names(float)
 
 
 class SectionOption(click.Option):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from edgeae.cli.options import bundle_argument, data_argument, data_options, force_option, model_options
+from edgeae.cli.options import bundle_argument, data_argument, data_options, force_option, model_options, trust_option
 from edgeae.cli.output import print_json, status
 
 __all__ = ["decode_command", "encode_command", "reconstruct_command", "sample_command", "score_command"]
@@ -24,6 +24,7 @@ _FIGURE_ROWS = 10
 @_array_option
 @data_options
 @model_options
+@trust_option
 @force_option
 def encode_command(
     bundle: Path,
@@ -34,6 +35,7 @@ def encode_command(
     data_dir: str | None,
     device: str,
     precision: str,
+    trust: bool,
     force: bool,
 ) -> None:
     """Compress the rows of DATA to latents, float32 [n, latent].
@@ -47,7 +49,7 @@ def encode_command(
     from edgeae.data.writers import ARRAY_FORMATS, check_output, create_array
 
     check_output(out, ARRAY_FORMATS, force=force)
-    with edgeae.load(bundle, device=device, precision=precision) as model:
+    with edgeae.load(bundle, device=device, precision=precision, trust=trust) as model:
         rows = load_rows(data, model.manifest.input, label_column=label_column, columns=columns, data_dir=data_dir).x
         latents = [f"z{index}" for index in range(model.latent_dim)]
         with status("encoding"), create_array(out, (len(rows), model.latent_dim), latents) as z:
@@ -59,8 +61,11 @@ def encode_command(
 @click.argument("latents")
 @_array_option
 @model_options
+@trust_option
 @force_option
-def decode_command(bundle: Path, latents: str, out: Path, device: str, precision: str, force: bool) -> None:
+def decode_command(
+    bundle: Path, latents: str, out: Path, device: str, precision: str, trust: bool, force: bool
+) -> None:
     """Turn LATENTS (.npy or .csv, as `encode` writes them) back into rows, float32 in the user's units.
 
     \b
@@ -72,7 +77,7 @@ def decode_command(bundle: Path, latents: str, out: Path, device: str, precision
     from edgeae.data.writers import ARRAY_FORMATS, check_output, create_array
 
     check_output(out, ARRAY_FORMATS, force=force)
-    with edgeae.load(bundle, device=device, precision=precision) as model:
+    with edgeae.load(bundle, device=device, precision=precision, trust=trust) as model:
         z = load_data(latents).x
         with status("decoding"), create_array(out, (len(z), *model.input_shape), model.feature_names) as x_hat:
             model.decode(z, out=x_hat)
@@ -88,6 +93,7 @@ def decode_command(bundle: Path, latents: str, out: Path, device: str, precision
 @click.option("--rows", default=_FIGURE_ROWS, show_default=True, metavar="N", help="How many rows to draw.")
 @data_options
 @model_options
+@trust_option
 @force_option
 def reconstruct_command(
     bundle: Path,
@@ -100,6 +106,7 @@ def reconstruct_command(
     data_dir: str | None,
     device: str,
     precision: str,
+    trust: bool,
     force: bool,
 ) -> None:
     """Encode and decode the rows of DATA; write the reconstructions, draw them under their originals, or both.
@@ -122,7 +129,7 @@ def reconstruct_command(
         from edgeae.report import FORMATS, check_figure_path, draw_reconstructions
 
         check_output(check_figure_path(figure), FORMATS, force=force)
-    with edgeae.load(bundle, device=device, precision=precision) as model:
+    with edgeae.load(bundle, device=device, precision=precision, trust=trust) as model:
         dataset = load_rows(data, model.manifest.input, label_column=label_column, columns=columns, data_dir=data_dir)
         if out is not None:
             with (
@@ -162,6 +169,7 @@ def reconstruct_command(
 )
 @data_options
 @model_options
+@trust_option
 @force_option
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON.")
 def score_command(
@@ -174,6 +182,7 @@ def score_command(
     data_dir: str | None,
     device: str,
     precision: str,
+    trust: bool,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -196,7 +205,7 @@ def score_command(
         check_output(out, SCORE_FORMATS, force=force)
     elif as_json:
         raise click.UsageError("--json prints a summary; give -o FILE for the scores themselves")
-    with edgeae.load(bundle, device=device, precision=precision, on_invalid=on_invalid) as model:
+    with edgeae.load(bundle, device=device, precision=precision, trust=trust, on_invalid=on_invalid) as model:
         rows = load_rows(
             data,
             model.manifest.input,
@@ -228,9 +237,18 @@ def score_command(
 @click.option("--seed", default=0, show_default=True, metavar="N", help="The same seed gives the same rows.")
 @click.option("--figure", type=click.Path(path_type=Path), help="Draw them too (.png, .svg, .pdf).")
 @model_options
+@trust_option
 @force_option
 def sample_command(
-    bundle: Path, out: Path, rows: int, seed: int, figure: Path | None, device: str, precision: str, force: bool
+    bundle: Path,
+    out: Path,
+    rows: int,
+    seed: int,
+    figure: Path | None,
+    device: str,
+    precision: str,
+    trust: bool,
+    force: bool,
 ) -> None:
     """Generate rows by decoding latents drawn from a variational model's prior.
 
@@ -246,7 +264,7 @@ def sample_command(
         from edgeae.report import FORMATS, check_figure_path, draw_rows
 
         check_output(check_figure_path(figure), FORMATS, force=force)
-    with edgeae.load(bundle, device=device, precision=precision) as model:
+    with edgeae.load(bundle, device=device, precision=precision, trust=trust) as model:
         generated = model.sample(rows, seed=seed)
         with create_array(out, generated.shape, model.feature_names) as array:
             array[:] = generated

@@ -21,8 +21,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["CPU_ONLY", "PROVIDERS", "SUPPORTED", "Placement", "place_operators"]
+__all__ = ["CPU_ONLY", "NOT_LISTED", "PROVIDERS", "SUPPORTED", "Placement", "place_operators"]
 
+NOT_LISTED = "not in its list"
 PROVIDERS = ("XNNPACK", "NNAPI", "CoreML", "CoreML ML Program")
 
 
@@ -88,6 +89,10 @@ def _pool(node: _Node) -> str:
     return "" if len(node.attributes.get("kernel_shape", (0, 0))) == 2 else "only 2-D"
 
 
+def _image(node: _Node) -> str:
+    return "" if node.rank in (4, None) else "only 2-D"
+
+
 def _attribute(name: str, default: object, *allowed: object) -> _Rule:
     def rule(node: _Node) -> str:
         value = node.attributes.get(name, default)
@@ -97,8 +102,8 @@ def _attribute(name: str, default: object, *allowed: object) -> _Rule:
 
 
 def _resize_2d(node: _Node) -> str:
-    factors = next((node.constant(index) for index in (2, 3) if node.constant(index) is not None), None)
-    return "" if factors is not None and factors.size == 4 else "only two spatial axes and constant sizes"
+    given = [array for index in (2, 3) if (array := node.constant(index)) is not None and array.size]
+    return "" if given and given[0].size == 4 else "only two spatial axes and constant sizes"
 
 
 def _same_bytes(node: _Node) -> str:
@@ -132,11 +137,13 @@ def _plain(*operators: str) -> dict[str, _Rule]:
 
 
 _POOLS = dict.fromkeys(("AveragePool", "MaxPool"), _pool)
+_GLOBAL_POOLS = dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), _image)
 _COREML_BOTH: dict[str, _Rule] = {
-    **_plain("Add", "Cast", "Clip", "Concat", "Div", "GlobalAveragePool", "GlobalMaxPool", "LeakyRelu", "Mul", "Pow"),
-    **_plain("PRelu", "Reciprocal", "ReduceSum", "Relu", "Reshape", "Shape", "Sigmoid", "Softmax", "Sqrt", "Squeeze"),
+    **_plain("Add", "Cast", "Clip", "Concat", "Div", "LeakyRelu", "Mul", "PRelu", "Pow"),
+    **_plain("Reciprocal", "ReduceSum", "Relu", "Reshape", "Shape", "Sigmoid", "Softmax", "Sqrt", "Squeeze"),
     **_plain("Sub", "Tanh", "Transpose"),
     **_POOLS,
+    **_GLOBAL_POOLS,
     "Conv": _spatial(1, 2),
     "Gemm": _constant(1),
     "MatMul": _constant(1),
@@ -156,11 +163,12 @@ SUPPORTED: dict[str, dict[str, _Rule]] = {
     },
     "NNAPI": {
         **_plain("Abs", "Add", "BatchNormalization", "Cast", "Clip", "Concat", "DequantizeLinear", "Div", "Elu", "Exp"),
-        **_plain("Flatten", "Floor", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "Identity", "LeakyRelu", "Log"),
+        **_plain("Flatten", "Floor", "Gemm", "Identity", "LeakyRelu", "Log"),
         **_plain("MatMul", "Max", "Min", "Mul", "Neg", "PRelu", "Pow", "QLinearMatMul", "QuantizeLinear", "ReduceMean"),
         **_plain("Relu", "Reshape", "Sigmoid", "Slice", "Softmax", "Sqrt", "Squeeze", "Sub", "Tanh", "Transpose"),
-        **_plain("Unsqueeze"),
+        **_plain("LRN", "Sin", "Unsqueeze"),
         **_POOLS,
+        **_GLOBAL_POOLS,
         "Conv": _spatial(2),
         "DepthToSpace": _DCR,
         "Gather": _constant(1),
@@ -170,7 +178,7 @@ SUPPORTED: dict[str, dict[str, _Rule]] = {
     },
     "CoreML": {
         **_COREML_BOTH,
-        **_plain("BatchNormalization", "Flatten", "Gather"),
+        **_plain("ArgMax", "BatchNormalization", "Flatten", "Gather", "LRN"),
         "DepthToSpace": _DCR,
         "Pad": _CONSTANT_PAD,
         "Resize": _all(
@@ -183,7 +191,7 @@ SUPPORTED: dict[str, dict[str, _Rule]] = {
         **_COREML_BOTH,
         **_plain("And", "Ceil", "DepthToSpace", "Elu", "Erf", "Exp", "Gelu", "GroupNormalization", "HardSigmoid"),
         **_plain("Identity", "InstanceNormalization", "LayerNormalization", "Max", "ReduceMax", "ReduceMean", "Round"),
-        **_plain("Softplus", "Tile", "Unsqueeze", "Where"),
+        **_plain("ArgMax", "Cos", "Sin", "Softplus", "Tile", "Unsqueeze", "Where"),
         "ConvTranspose": _all(_spatial(1, 2), _no_output_padding),
         "Resize": _resize_2d,
     },
@@ -191,10 +199,12 @@ SUPPORTED: dict[str, dict[str, _Rule]] = {
 
 # looked up, and in none of the lists: the CPU runs them
 CPU_ONLY = frozenset({
-    "Celu", "Constant", "ConvInteger", "DynamicQuantizeLinear", "Equal", "Expand", "Greater", "GreaterOrEqual",
-    "HardSwish", "Less", "LessOrEqual", "LogSoftmax", "MatMulInteger", "Mean", "Mish", "Not", "Or", "ReduceL1",
-    "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMin", "ReduceSumSquare", "Selu", "Sign", "Softsign",
-    "SpaceToDepth", "Sum", "ThresholdedRelu", "TopK", "com.microsoft:QGemm",
+    "Acos", "Acosh", "ArgMin", "Asin", "Asinh", "Atan", "Atanh", "Celu", "Constant", "ConvInteger", "Cosh",
+    "CumSum", "DynamicQuantizeLinear", "Equal", "Expand", "GRU", "Greater", "GreaterOrEqual", "HardSwish",
+    "Hardmax", "IsInf", "IsNaN", "LSTM", "Less", "LessOrEqual", "LogSoftmax", "LpNormalization", "MatMulInteger",
+    "Mean", "Mish", "Mod", "Not", "Or", "RNN", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp",
+    "ReduceMin", "ReduceProd", "ReduceSumSquare", "Selu", "Shrink", "Sign", "Sinh", "Softsign", "SpaceToDepth",
+    "Sum", "Tan", "ThresholdedRelu", "TopK", "Xor", "com.microsoft:QGemm",
 })  # fmt: skip
 
 _TYPES: dict[int, str] = {TensorProto.FLOAT16: "float16", TensorProto.BOOL: "bool"}
@@ -251,7 +261,7 @@ def _placement(operator: str, nodes: list[_Node]) -> Placement:
     taken, reason = {}, {}
     for provider in PROVIDERS:
         rule = SUPPORTED[provider].get(operator)
-        missing = "not in its list" if known else "never looked up"
+        missing = NOT_LISTED if known else "never looked up"
         reasons = [missing if rule is None else _wrong_type(operator, node) or rule(node) for node in nodes]
         taken[provider] = reasons.count("")
         reason[provider] = next(filter(None, reasons), "")

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from edgeae.bundle import Bundle
-from edgeae.export.mobile_providers import PROVIDERS, Placement
+from edgeae.export.mobile_providers import NOT_LISTED, PROVIDERS, Placement
 
 __all__ = ["constants_swift", "placement_rows", "readme"]
 
@@ -55,7 +55,9 @@ def placement_rows(placements: Sequence[Placement]) -> list[list[str]]:
         cells = []
         for provider in PROVIDERS:
             taken, reason = placed.taken[provider], placed.reason[provider]
-            cells.append(f"{taken} of {placed.nodes}: {reason}" if taken and reason else "yes" if taken else "CPU")
+            some = f"{taken} of {placed.nodes}" if taken else "CPU"
+            why = "" if reason == NOT_LISTED else f": {reason}"
+            cells.append(some + why if reason else "yes")
         rows.append([placed.operator, str(placed.nodes), *cells])
     nodes = sum(placed.nodes for placed in placements)
     sums = [f"{sum(placed.taken[provider] for placed in placements)} of {nodes}" for provider in PROVIDERS]
