@@ -42,6 +42,7 @@ class Look:
         width: How wide its content is, in CSS pixels.
         smallest_text: The smallest size of any text on it, in CSS pixels.
         picture: The whole page as a PNG.
+        value: What the script gave.
     """
 
     requests: tuple[str, ...]
@@ -49,6 +50,7 @@ class Look:
     width: int
     smallest_text: float
     picture: bytes
+    value: Any = None
 
 
 MEASURE = """
@@ -106,8 +108,17 @@ class Browser:
         os.close(self._write)
         self._folder.cleanup()
 
-    def look(self, page: Path, *, width: int, dark: bool = False, media: str = "screen", scale: float = 1.0) -> Look:
-        """Open a file in a window of `width` CSS pixels and look at it."""
+    def look(
+        self,
+        page: Path | str,
+        *,
+        width: int,
+        dark: bool = False,
+        media: str = "screen",
+        scale: float = 1.0,
+        script: str = "null",
+    ) -> Look:
+        """Open a file or an address in a window of `width` CSS pixels, wait for what `script` gives, and look at it."""
         target = self._call("Target.createTarget", url="about:blank")["targetId"]
         session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         self._events.clear()
@@ -117,22 +128,32 @@ class Browser:
         self._call("Emulation.setDeviceMetricsOverride", session, **metrics)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._call("Emulation.setEmulatedMedia", session, media=media, features=[scheme])
-        address = page.resolve().as_uri()
+        address = page.resolve().as_uri() if isinstance(page, Path) else page
+        plain = address.partition("#")[0]
         self._call("Page.navigate", session, url=address)
         self._wait("Page.loadEventFired")
-        found = self._call("Runtime.evaluate", session, expression=MEASURE, returnByValue=True)["result"]["value"]
+        value = self._evaluate(session, script)
+        found = self._evaluate(session, MEASURE)
         size = self._call("Page.getLayoutMetrics", session)["cssContentSize"]
         clip = {"x": 0, "y": 0, "width": width, "height": size["height"], "scale": 1}
         shot = self._call("Page.captureScreenshot", session, captureBeyondViewport=True, clip=clip)["data"]
         look = Look(
-            requests=tuple(url for url in self._urls() if url != address and not url.startswith("data:")),
+            requests=tuple(url for url in self._urls() if url != plain and not url.startswith("data:")),
             messages=tuple(self._messages()),
             width=int(found[0]),
             smallest_text=float(found[1]),
             picture=base64.b64decode(shot),
+            value=value,
         )
         self._call("Target.closeTarget", targetId=target)
         return look
+
+    def _evaluate(self, session: str, script: str) -> Any:
+        wanted = {"expression": script, "returnByValue": True, "awaitPromise": True}
+        answer = self._call("Runtime.evaluate", session, **wanted)
+        if "exceptionDetails" in answer:
+            raise RuntimeError(f"the script failed: {json.dumps(answer['exceptionDetails'])}")
+        return answer["result"].get("value")
 
     def _urls(self) -> Iterator[str]:
         for event in self._events:

@@ -1,0 +1,168 @@
+// Where a bundle's files come from: an address, a folder on the disk (Node), a .zip, files that are in memory already.
+
+import { isLitter, readZip } from "./archive.js";
+import { BundleError, InputError, IntegrityError } from "./errors.js";
+
+/**
+ * @typedef {import("./archive.js").Bytes} Bytes
+ * @typedef {import("./manifest.js").FileEntry} FileEntry
+ * @typedef {ArrayBuffer | Uint8Array | Blob} Content
+ *
+ * What `load` takes:
+ * - the address of a bundle's folder, of a .zip of it or of one .onnx file; on Node also their path,
+ * - the content of a .zip or of one .onnx file,
+ * - the files of a bundle by name: `{"manifest.json": ..., "scorer.onnx": ...}`, or a Map of them.
+ * @typedef {string | URL | Content | ReadonlyMap<string, Content> | Readonly<Record<string, Content>>} Source
+ *
+ * @typedef {object} Opened
+ * @property {string} where What to call it in messages.
+ * @property {Bytes | null} single The content, if it is one .onnx file.
+ * @property {ReadonlySet<string> | null} names All files, where that can be known.
+ * @property {(name: string) => Promise<Bytes>} read
+ */
+
+/** @type {(source: Source) => Promise<Opened>} */
+export async function openSource(source) {
+  if (typeof source === "string" || source instanceof URL) return openAddress(String(source));
+  const content = await bytesOf(source);
+  if (content) return openContent(content, "name" in source ? String(source.name) : "bundle");
+  if (source === null || typeof source !== "object") {
+    throw new InputError(
+      `load: expected an address, the bytes of a .zip or .onnx file, or files by name, got ${source}`,
+    );
+  }
+  const files = new Map(source instanceof Map ? source : Object.entries(source));
+  return openFiles("bundle", new Set(files.keys()), (name) => files.get(name));
+}
+
+/** @type {(bytes: Bytes, where: string) => Promise<Opened>} */
+async function openContent(bytes, where) {
+  if (bytes[0] !== 0x50 || bytes[1] !== 0x4b) return { ...openFiles(where, null, () => undefined), single: bytes };
+  const files = await readZip(bytes, where);
+  if (!files.has("manifest.json")) {
+    const nested = [...files.keys()].some((name) => name.endsWith("/manifest.json"));
+    const why = nested ? "zip what is in the folder, not the folder" : "it is no edgeae bundle";
+    throw new BundleError(`${where}: holds no manifest.json at its top; ${why}`);
+  }
+  return openFiles(where, new Set(files.keys()), (name) => files.get(name));
+}
+
+/** @type {(address: string) => Promise<Opened>} */
+async function openAddress(address) {
+  const where = address.replace(/\/+$/, "");
+  const onDisk = isNode() && !/^(https?|data|blob):/.test(address);
+  const get = onDisk ? fromDisk : fetched;
+  if (/\.(zip|onnx)([?#].*)?$/.test(where) || /^(data|blob):/.test(where)) return openContent(await get(where), where);
+  return openFiles(where, onDisk ? await namesIn(where) : null, (name) => get(`${where}/${name}`));
+}
+
+const isNode = () => typeof process === "object" && Boolean(process?.versions?.node);
+
+/** @type {(address: string) => Promise<Bytes>} */
+async function fetched(address) {
+  /** @type {Response} */
+  let response;
+  try {
+    response = await fetch(address);
+  } catch (problem) {
+    throw new BundleError(`${address}: cannot be read: ${/** @type {Error} */ (problem).message}`);
+  }
+  if (response.status === 404)
+    throw new BundleError(`${address}: the file is missing; copy or export the bundle again`);
+  if (!response.ok) throw new BundleError(`${address}: cannot be read: HTTP status ${response.status}`);
+  return new Uint8Array(await response.arrayBuffer());
+}
+
+/** @type {(path: string) => Promise<Bytes>} */
+async function fromDisk(path) {
+  const { readFile } = await import("node:fs/promises");
+  try {
+    return new Uint8Array(await readFile(path.startsWith("file:") ? new URL(path) : path));
+  } catch (problem) {
+    const { code, message } = /** @type {{code?: string, message: string}} */ (problem);
+    if (code === "ENOENT") throw new BundleError(`${path}: the file is missing; copy or export the bundle again`);
+    throw new BundleError(`${path}: cannot be read: ${message}`);
+  }
+}
+
+/** @type {(path: string) => Promise<Set<string>>} */
+async function namesIn(path) {
+  const { readdir, stat } = await import("node:fs/promises");
+  const folder = path.startsWith("file:") ? new URL(`${path}/`) : path;
+  /** @type {string[]} */
+  let names;
+  try {
+    names = await readdir(folder, { recursive: true });
+  } catch (problem) {
+    const { code, message } = /** @type {{code?: string, message: string}} */ (problem);
+    if (code === "ENOENT")
+      throw new BundleError(`${path}: no such bundle; make one with: edgeae export RUN -o ${path}`);
+    throw new BundleError(`${path}: ${code === "ENOTDIR" ? "not a bundle, a .zip or an .onnx file" : message}`);
+  }
+  const files = new Set();
+  for (const name of names) {
+    const full = folder instanceof URL ? new URL(name, folder) : `${folder}/${name}`;
+    if (!(await stat(full)).isDirectory()) files.add(name.replaceAll("\\", "/"));
+  }
+  return files;
+}
+
+/**
+ * @param {string} where
+ * @param {Set<string> | null} names
+ * @param {(name: string) => Content | undefined | Promise<Content | undefined>} get
+ * @returns {Opened}
+ */
+function openFiles(where, names, get) {
+  const own = names && new Set([...names].filter((name) => !isLitter(name)));
+  return {
+    where,
+    single: null,
+    names: own,
+    read: async (name) => {
+      if (own && !own.has(name)) {
+        if (name === "manifest.json") throw new BundleError(`${where}: not a bundle, it has no manifest.json`);
+        throw new BundleError(`${where}/${name}: the file is missing; copy or export the bundle again`);
+      }
+      const content = await get(name);
+      const bytes = content === undefined ? null : await bytesOf(content);
+      if (bytes) return bytes;
+      throw new InputError(`${where}/${name}: expected an ArrayBuffer, a Uint8Array or a Blob`);
+    },
+  };
+}
+
+/** @type {(content: unknown) => Promise<Bytes | null>} */
+async function bytesOf(content) {
+  if (content instanceof Uint8Array) return /** @type {Bytes} */ (content);
+  if (content instanceof ArrayBuffer) return new Uint8Array(content);
+  return typeof Blob === "function" && content instanceof Blob ? new Uint8Array(await content.arrayBuffer()) : null;
+}
+
+/**
+ * Refuse bytes that are not the ones that the manifest lists.
+ *
+ * @type {(bytes: Bytes, file: FileEntry, where: string) => Promise<void>}
+ */
+export async function checkDigest(bytes, file, where) {
+  if (bytes.length !== file.size) {
+    throw new IntegrityError(
+      `${where}: ${bytes.length} bytes, the manifest says ${file.size}; copy or export the bundle again`,
+    );
+  }
+  const subtle = globalThis.crypto?.subtle;
+  if (!subtle) {
+    throw new IntegrityError(
+      `${where}: its SHA-256 cannot be checked, as browsers hash for pages from https or localhost only; ` +
+        "serve the page so, or load with integrity: 'skip'",
+    );
+  }
+  const hash = new Uint8Array(await subtle.digest("SHA-256", bytes));
+  const digest = Array.from(hash, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  if (digest !== file.sha256) {
+    throw new IntegrityError(
+      `${where}: its SHA-256 is ${digest.slice(0, 12)}..., the manifest says ${file.sha256.slice(0, 12)}...; ` +
+        "the file was changed after export: copy or export the bundle again",
+    );
+  }
+}
