@@ -68,8 +68,9 @@ def measure(
         seconds: Time for each candidate; each is called at least once.
         slice_seconds: Length of a turn; at least one call.
         warm_up_seconds: Time for each before anything is recorded; at least one call.
-        settle_seconds: Pause before each turn, and then, where calls are shorter than a turn, one that is not counted:
-            threads of the candidate before have stopped spinning, and the caches hold this one's data.
+        settle_seconds: Pause before each turn, and then a call that is not counted: threads of the candidate before have
+            stopped spinning, the caches hold this one's data, and cores that slept are awake, which for those of a
+            virtual machine may take milliseconds.
         clock: Returns seconds.
         sleep: Waits for seconds.
 
@@ -88,9 +89,8 @@ def measure(
         raise InputError("timing: there is no candidate to time")
     if not (seconds > 0 and slice_seconds > 0 and warm_up_seconds >= 0 and settle_seconds >= 0):
         raise InputError("timing: seconds and slice_seconds must be positive, the others not negative")
-    brief = {
-        name: min(_run_slice(function, warm_up_seconds, clock)) < slice_seconds for name, function in candidates.items()
-    }
+    for function in candidates.values():
+        _run_slice(function, warm_up_seconds, clock)
     samples: dict[str, list[float]] = {name: [] for name in candidates}
     names, order = list(candidates), random.Random(0)
     collecting = gc.isenabled()
@@ -100,8 +100,7 @@ def measure(
             for name in order.sample(names, len(names)):
                 if settle_seconds > 0:
                     sleep(settle_seconds)
-                    if brief[name]:
-                        candidates[name]()
+                    candidates[name]()
                 samples[name] += _run_slice(candidates[name], slice_seconds, clock)
     finally:
         if collecting:

@@ -13,10 +13,9 @@ from benchmarks.cases import Case
 from benchmarks.peers import Array, Bulk, Setup, Way
 from edgeae.bundle import Bundle
 from edgeae.runtime import Autoencoder
-from edgeae.runtime.bound import Bound
+from edgeae.runtime.bound import Bound, bind_arrays
 from edgeae.runtime.native import MAX_ROWS, find_library, rewrite
 from edgeae.runtime.options import Options, Profile
-from edgeae.runtime.session import Binding
 
 __all__ = ["Variation", "bulk", "load", "variations", "ways"]
 
@@ -97,8 +96,6 @@ def _score_into(model: Autoencoder, rows: Array, out: Array) -> None:
 
 
 def _bare(bound: Bound, rows: Array) -> tuple[Callable[[], object], Callable[[], Array]]:
-    (graph,) = bound._paths("score").graphs
-    scores = np.empty(len(rows), np.float32)
-    binding = Binding(graph)
-    binding.bind_for_good(rows, scores)
-    return binding.run, scores.copy
+    source, scores, (run,), _ = bind_arrays(bound._paths("score").graphs, len(rows))
+    source[:] = rows
+    return run, scores.copy
