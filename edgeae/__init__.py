@@ -29,6 +29,7 @@ from edgeae.errors import (
 
 if TYPE_CHECKING:
     from edgeae.export import export_bundle
+    from edgeae.export.adopt import adopt
     from edgeae.runtime import Autoencoder, load
     from edgeae.training import train
 
@@ -46,6 +47,7 @@ __all__ = [
     "OutOfMemoryError",
     "TrainingError",
     "__version__",
+    "adopt",
     "export_bundle",
     "load",
     "train",
@@ -56,6 +58,7 @@ _LAZY = {
     "load": "edgeae.runtime",
     "train": "edgeae.training",
     "export_bundle": "edgeae.export",
+    "adopt": "edgeae.export.adopt",
 }
 
 

@@ -125,6 +125,11 @@ def imports(path: Path) -> set[str]:
             | {f"edgeae.{name}" for name in ("errors", "bundle", "cache", "runtime", "timing")},
         ),
         ("doctor", {"numpy", "edgeae", "edgeae.cache", "edgeae.doctor"}),
+        (
+            "codec",
+            {"numpy", "zstandard", "edgeae"}
+            | {f"edgeae.{name}" for name in ("errors", "bundle", "codec", "data", "runtime")},
+        ),
     ],
 )
 def test_the_torch_free_folders_import_only_what_they_may(folder: str, allowed: set[str]) -> None:
@@ -135,7 +140,7 @@ def test_the_torch_free_folders_import_only_what_they_may(folder: str, allowed: 
             assert part in allowed or top in sys.stdlib_module_names or top == "__future__", f"{path.name}: {name}"
 
 
-@pytest.mark.parametrize("folder", ["bundle", "runtime", "data", "doctor"])
+@pytest.mark.parametrize("folder", ["bundle", "runtime", "data", "doctor", "codec"])
 def test_the_torch_side_is_never_imported_by_the_torch_free_side(folder: str) -> None:
     for path in (PACKAGE / folder).rglob("*.py"):
         for name in imports(path):

@@ -129,7 +129,7 @@ def test_every_score_is_exported_or_refused_with_a_reason(
     runs: Mapping[str, Run], tmp_path: Path, run: str, kind: Any
 ) -> None:
     possible = {"dense": {"bce"}, "variational": {"bce", "elbo"}, "bernoulli": {"bce", "elbo"}, "table": set[str]()}
-    if kind not in possible[run] | {"mse", "mae", "zscore"}:
+    if kind not in possible[run] | {"mse", "mae", "zscore", "mahalanobis", "prototype"}:
         with pytest.raises(InputError, match=f"score: {kind} needs"):
             edgeae.export_bundle(runs[run], tmp_path / "bundle", score=kind)
         assert not list(tmp_path.iterdir())

@@ -113,7 +113,7 @@ def compress_command(
             ("latents", done.dtype),
             ("bound", done.bound if done.bound in ("none", "lossless") else f"{done.bound} {done.value:.6g}"),
             ("largest error", f"{number(done.largest_error)}{'' if done.bound != 'none' else ' (first rows)'}"),
-            ("PSNR", f"{number(done.psnr)} dB{'' if done.bound != 'none' else ' (first rows)'}"),
+            ("PSNR in dB", f"{number(done.psnr)}{'' if done.bound != 'none' else ' (first rows)'}"),
             ("values corrected", f"{done.corrected_values}"),
             ("rows that are anomalies", "-" if done.unknown_rows is None else f"{done.unknown_rows}"),
             ("corrections in them", f"{done.corrected_in_unknown}"),
@@ -134,7 +134,7 @@ def compress_command(
 @bundle_argument
 @click.argument("file")
 @click.option("-o", "--output", "out", required=True, help=".npy, .csv for vectors, .raw, or - for standard output.")
-@click.option("--rows", type=_Rows(), default=(0, None), help="Only these, counted from 0, B not among them.")
+@click.option("--rows", type=_Rows(), default="0:", help="Only these, counted from 0, B not among them.")
 @click.option("--recover", is_flag=True, help="Of a damaged or torn file, take what is whole from its start.")
 @click.option("--format", "kind", type=click.Choice(["npy", "csv", "raw"]), help="Whatever the name of the output.")
 @click.option("--latents", is_flag=True, help="Write the latents instead of the rows.")

@@ -21,6 +21,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "train": ("make", "Train an autoencoder on DATA and write a run directory."),
         "export": ("make", "Export a run as a bundle of ONNX graphs, checked against PyTorch."),
         "adopt": ("make", "Turn an ONNX or PyTorch model that edgeae did not train into a bundle."),
+        "threshold": ("evaluate", "Choose a bundle's thresholds again from fresh rows; needs no PyTorch."),
         "demo": ("make", "Train, export, verify and score real digits, offline, in a minute."),
     },
     "Inspect": {
@@ -39,6 +40,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "decompress": ("compress", "Turn a latent file back into rows."),
     },
     "Measure": {
+        "evaluate": ("evaluate", "Measure how well labelled anomalies stand out: AUROC, precision, recall."),
         "bench": ("measure", "Measure latency, throughput, cold start and memory on this machine."),
         "tune": ("measure", "Measure how a bundle runs best on this machine, and keep it."),
     },

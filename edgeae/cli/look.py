@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from edgeae.bundle.manifest import Manifest
+    from edgeae.bundle.manifest import Manifest, Threshold
     from edgeae.doctor import Finding
 
 __all__ = ["doctor_command", "inspect_command", "report_command", "verify_command"]
@@ -98,7 +98,7 @@ def _precisions(manifest: Manifest) -> Table:
         ">decoder",
         ">scorer",
         ">threshold",
-        ">aimed false alarms",
+        ">false alarms",
         ">MSE",
         ">of the mean's",
         ">AUROC",
@@ -114,12 +114,18 @@ def _precisions(manifest: Manifest) -> Table:
             size(entry.decoder.size),
             size(entry.scorer.size),
             number(threshold.value, 4),
-            "fixed" if threshold.fpr is None else f"{100 * threshold.fpr:.3g} % ({threshold.rows} rows)",
+            _promise(threshold),
             number(quality.reconstruction_mse),
             "-" if share is None else f"{100 * share:.1f} %",
             number(quality.auroc),
         )
     return rows
+
+
+def _promise(threshold: Threshold) -> str:
+    if threshold.fpr is None:
+        return threshold.method
+    return f"{100 * threshold.fpr:.3g} % ({threshold.method}, {threshold.rows} rows)"
 
 
 def _shape(manifest: Manifest) -> str:

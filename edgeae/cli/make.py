@@ -15,9 +15,9 @@ from edgeae.cli.options import (
     NAMES,
     NUMBERS,
     SectionCommand,
-    SectionOption,
     dataclass_options,
     force_option,
+    section_option,
 )
 from edgeae.cli.output import number, print_json, print_table, size, status, table
 from edgeae.training.config import TrainConfig
@@ -82,10 +82,10 @@ def train_command(
 )
 @click.option(
     "--score",
-    default="mse",
+    default="auto",
     show_default=True,
-    type=click.Choice(["mse", "mae", "bce", "zscore", "elbo"]),
-    help="The error that becomes the anomaly score.",
+    type=click.Choice(["auto", "mse", "mae", "bce", "zscore", "mahalanobis", "prototype", "elbo"]),
+    help="The error that becomes the anomaly score. auto: prototype for vectors with rows enough, else mse.",
 )
 @click.option("--fpr", default=0.01, show_default=True, metavar="X", help="Share of normal rows above the threshold.")
 @click.option("--threshold", type=float, metavar="X", help="A fixed threshold instead.")
@@ -128,7 +128,7 @@ def export_command(run: Path, out: Path, as_json: bool, **options: Any) -> None:
 
     \b
     Example:
-        edgeae export run -o bundle --score mse --fpr 0.01 --precision fp32,int8
+        edgeae export run -o bundle --fpr 0.01 --precision fp32,int8
     """
     import edgeae
 
@@ -166,33 +166,29 @@ def _print_placements(bundle: Bundle) -> None:
     print_table(shown)
 
 
-def _adopt_option(section: str, *names: str, **settings: Any) -> Any:
-    return click.option(*names, cls=SectionOption, section=section, **settings)
-
-
 @click.command("adopt", cls=SectionCommand)
 @click.argument("model")
 @click.argument("decoder", required=False, type=click.Path(path_type=Path))
 @click.option(
     "-o", "--output", "out", required=True, type=click.Path(path_type=Path), help="Directory or .zip to write."
 )
-@_adopt_option("The model", "--latent", metavar="NAME", help="Cut here, instead of at the narrowest value.")
-@_adopt_option(
+@section_option("The model", "--latent", metavar="NAME", help="Cut here, instead of at the narrowest value.")
+@section_option(
     "The model",
     "--reconstruction",
     metavar="NAME",
-    help="Which output reconstructs the input, where there are several.",
+    help="Which output it is, where there are several.",
 )
-@_adopt_option("The model", "--shape", type=BATCHES, help="Shape of one row, where the model leaves it open.")
-@_adopt_option(
+@section_option("The model", "--shape", type=BATCHES, help="Shape of one row, where the model leaves it open.")
+@section_option(
     "The model", "--weights", type=click.Path(path_type=Path), help="For MODULE:FACTORY: .safetensors or a state dict."
 )
-@_adopt_option(
+@section_option(
     "The model", "--trust", is_flag=True, help="Allow operators that no fuzzer has tried; loading asks for trust, too."
 )
-@_adopt_option("The rows", "--calibrate", metavar="DATA", help="Normal rows: threshold, spreads, int8 ranges.")
-@_adopt_option("The rows", "--label-column", metavar="NAME", help="Labels of the --calibrate rows; 1 is an anomaly.")
-@_adopt_option(
+@section_option("The rows", "--calibrate", metavar="DATA", help="Normal rows: threshold, spreads, int8 ranges.")
+@section_option("The rows", "--label-column", metavar="NAME", help="Labels of the --calibrate rows; 1 is an anomaly.")
+@section_option(
     "The rows",
     "--normalise",
     "normalisation",
@@ -201,15 +197,15 @@ def _adopt_option(section: str, *names: str, **settings: Any) -> Any:
     type=click.Choice(["none", "minmax", "standard", "robust"]),
     help="What the model expects to be done to rows, fitted on --calibrate.",
 )
-@_adopt_option("The rows", "--shift", type=NUMBERS, help="The model expects (x - shift) / scale with these numbers,")
-@_adopt_option("The rows", "--scale", type=NUMBERS, help="one for all values or one for each feature or channel.")
-@_adopt_option(
+@section_option("The rows", "--shift", type=NUMBERS, help="The model expects (x - shift) / scale with these numbers,")
+@section_option("The rows", "--scale", type=NUMBERS, help="one for all values or one for each feature or channel.")
+@section_option(
     "The rows",
     "--layout",
     type=click.Choice(["vector", "HW", "CHW", "HWC", "TC"]),
     help="What the axes of a row mean, where it is not plain.",
 )
-@_adopt_option(
+@section_option(
     "The score",
     "--score",
     default="mse",
@@ -217,13 +213,13 @@ def _adopt_option(section: str, *names: str, **settings: Any) -> Any:
     type=click.Choice(["mse", "mae", "bce", "zscore"]),
     help="The error that becomes the anomaly score.",
 )
-@_adopt_option(
+@section_option(
     "The score", "--fpr", default=0.01, show_default=True, metavar="X", help="Share of normal rows above the threshold."
 )
-@_adopt_option("The score", "--threshold", type=float, metavar="X", help="A fixed threshold instead.")
-@_adopt_option("The bundle", "--precision", default="fp32", show_default=True, type=NAMES, help="fp32 or fp32,int8.")
-@_adopt_option("The bundle", "--golden-from", metavar="DATA", help="Keep real rows as golden rows.")
-@_adopt_option("The bundle", "--name", help="Name of the bundle; by default that of its directory.")
+@section_option("The score", "--threshold", type=float, metavar="X", help="A fixed threshold instead.")
+@section_option("The bundle", "--precision", default="fp32", show_default=True, type=NAMES, help="fp32 or fp32,int8.")
+@section_option("The bundle", "--golden-from", metavar="DATA", help="Keep real rows as golden rows.")
+@section_option("The bundle", "--name", help="Name of the bundle; by default that of its directory.")
 @force_option
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def adopt_command(

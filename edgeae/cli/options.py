@@ -21,6 +21,7 @@ __all__ = [
     "dataclass_options",
     "force_option",
     "model_options",
+    "section_option",
     "trust_option",
 ]
 
@@ -87,6 +88,11 @@ class SectionCommand(click.Command):
         for name, records in sections.items():
             with formatter.section(name):
                 formatter.write_dl(records)
+
+
+def section_option(section: str, *names: str, **settings: Any) -> Callable[[F], F]:
+    """Return a `click.option` that the help lists under a heading."""
+    return click.option(*names, cls=SectionOption, section=section, **settings)
 
 
 def data_options(function: F) -> F:

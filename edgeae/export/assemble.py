@@ -157,12 +157,12 @@ def _scorer(graph: GraphBuilder, cores: Cores, plan: Plan) -> str:
 
 
 def _flat(plan: Plan) -> Plan:
-    spread = plan.score.spread
+    spread, centre = (None if array is None else array.reshape(-1) for array in (plan.score.spread, plan.score.centre))
     return replace(
         plan,
         input=flat_input(plan.input),
         normalisation=flat_normalisation(plan.normalisation, plan.input),
-        score=plan.score if spread is None else replace(plan.score, spread=spread.reshape(-1)),
+        score=replace(plan.score, spread=spread, centre=centre),
     )
 
 

@@ -24,7 +24,6 @@ from edgeae.bundle.guard import check_graph
 from edgeae.bundle.manifest import (
     FORMAT_VERSION,
     PRECISIONS,
-    SCORES,
     Dtype,
     File,
     Input,
@@ -34,19 +33,19 @@ from edgeae.bundle.manifest import (
     PrecisionEntry,
     PrecisionName,
     Score,
-    ScoreKind,
     Threshold,
 )
-from edgeae.data import load_data, normalise
+from edgeae.data import load_data
 from edgeae.errors import BundleError, ExportError, InputError
 from edgeae.evaluation import quantile_threshold
 from edgeae.export.assemble import Cores, Plan, assemble, graph_metadata
 from edgeae.export.golden import golden_file, random_rows
 from edgeae.export.graph import ir_version_for
 from edgeae.export.int8.calibrate import integer_cores
-from edgeae.export.parity import check_parity, reference, run_graph
+from edgeae.export.parity import check_parity, run_graph
 from edgeae.export.quality import measure_quality, why_not
-from edgeae.export.scores import SPREAD_FLOOR, ScoreSpec
+from edgeae.export.score_fit import ScoreChoice, choose_score, fit_score, own_rows
+from edgeae.export.scores import ScoreSpec
 from edgeae.export.source import Arithmetic, Source, load_source
 from edgeae.export.target import Target, prepare, write_beside
 
@@ -75,7 +74,7 @@ def export_bundle(
     *,
     example: object | None = None,
     calibrate: object | None = None,
-    score: ScoreKind = "mse",
+    score: ScoreChoice = "auto",
     fpr: float = 0.01,
     threshold: float | None = None,
     precision: Sequence[str] = ("fp32",),
@@ -102,7 +101,8 @@ def export_bundle(
         example: For a pair: a few rows [n, *row] in the user's units.
         calibrate: Normal rows (a path, a data set name, or [n, *row]) from which threshold, spreads and int8 ranges
             are taken instead of a run's own rows. Rows labelled 1 are used for the AUROC only.
-        score: "mse", "mae", "bce", "zscore" or "elbo"; see `edgeae.export.scores`.
+        score: "mse", "mae", "bce", "zscore", "mahalanobis", "prototype" or "elbo"; see `edgeae.export.scores`. "auto"
+            is "prototype" for vectors of which there are rows enough, else "mse".
         fpr: The share of normal rows that may exceed the threshold.
         threshold: A fixed threshold instead.
         precision: "fp32", and "fp16" or "int8" if asked for; each gets a threshold of its own. One that changes the
@@ -172,7 +172,7 @@ def bundle_source(
     made: Source,
     path: Path,
     *,
-    score: ScoreKind,
+    score: ScoreChoice,
     fpr: float,
     threshold: float | None,
     precision: Sequence[str],
@@ -194,12 +194,12 @@ def bundle_source(
     precisions = _checked_precisions(precision)
     if batch is not None and batch < 1:
         raise InputError(f"batch: {batch} is not a positive number")
-    if score not in SCORES:
-        raise InputError(f"score: {score!r} is not one of {', '.join(SCORES)}")
     if input_dtype == "uint8" and made.dtype != "uint8":
         raise InputError(
             "input_dtype: uint8 graphs are for images in whole numbers 0..255; this data is not of that kind"
         )
+    kind_of_score = choose_score(score, made)
+    made = own_rows(kind_of_score, made)
     normal = made.normal.astype(input_dtype) if input_dtype == "uint8" else made.normal.astype(np.float32)
     plan = Plan(
         input=Input(
@@ -213,12 +213,12 @@ def bundle_source(
         normalisation=made.normalisation,
         latent_dim=made.network.latent_dim,
         sigmoid=made.network.sigmoid,
-        score=ScoreSpec(kind=score),
+        score=ScoreSpec(kind_of_score),
         batch=batch,
         opset=opset,
         trust=trust,
     )
-    plan = replace(plan, score=_score_spec(score, made, plan))
+    plan = replace(plan, score=fit_score(kind_of_score, made, plan))
     own_golden = None if golden_from is None else _golden_rows(golden_from, plan.input)
     exported: dict[str, _Exported] = {}
     refused: dict[str, str] = {}
@@ -252,7 +252,7 @@ def bundle_source(
         latent_dim=made.network.latent_dim,
         input=plan.input,
         normalisation=made.normalisation,
-        score=Score(kind=score, decoder_variance=plan.score.decoder_variance),
+        score=Score(kind=kind_of_score, decoder_variance=plan.score.decoder_variance),
         batch=batch,
         opset=opset,
         ir_version=ir_version_for(opset),
@@ -274,37 +274,6 @@ def _checked_precisions(precision: Sequence[str]) -> list[str]:
         if kind not in PRECISIONS:
             raise InputError(f"precision: {kind!r} is not one of {', '.join(PRECISIONS)}")
     return ["fp32", *(kind for kind in dict.fromkeys(wanted) if kind != "fp32")]  # fp32 is what others are held against
-
-
-def _score_spec(kind: ScoreKind, source: Source, plan: Plan) -> ScoreSpec:
-    """Take from normal rows what the score needs.
-
-    Raises:
-        InputError: if the model or the rows cannot give that score.
-    """
-    if kind == "bce" and not source.network.sigmoid:
-        raise InputError("score: bce needs a model with a sigmoid output; use mse, mae or zscore")
-    if kind == "elbo" and not source.network.variational:
-        raise InputError("score: elbo needs a variational model; use mse, mae, bce or zscore")
-    needs_rows = kind == "zscore" or (kind == "elbo" and not source.bernoulli)
-    if not needs_rows:
-        return ScoreSpec(kind)
-    if not len(source.normal):
-        raise InputError(f"calibrate: the score {kind} needs normal rows to take its spread from")
-    residual = _residual(source, plan)
-    spread = np.sqrt(np.mean(np.square(residual), axis=0))
-    overall = math.sqrt(float(np.mean(np.square(spread)))) or 1.0
-    if kind == "zscore":
-        return ScoreSpec(kind, spread=np.maximum(spread, SPREAD_FLOOR * overall).astype(np.float32))
-    return ScoreSpec(kind, decoder_variance=overall**2)
-
-
-def _residual(source: Source, plan: Plan) -> Array:
-    """Error of the normal rows in normalised space, float64 [n, *row]."""
-    x_hat = reference(source.network, plan, source.normal).x_hat
-    x = normalise(source.normal, source.normalisation, source.layout).astype(np.float64)
-    residual: Array = x - normalise(x_hat, source.normalisation, source.layout)
-    return residual
 
 
 def _export_precision(
@@ -434,7 +403,8 @@ def _files(exported: Mapping[str, _Exported], plan: Plan) -> tuple[dict[str, byt
     for done in exported.values():
         files.update({getattr(done.entry, role).path: data for role, data in done.graphs.items()})
         files[done.entry.golden.path] = done.golden
-    if plan.score.spread is None:
+    statistics = plan.score.statistics
+    if not statistics:
         return files, None
-    files["statistics.npz"] = pack_arrays(spread=plan.score.spread)
+    files["statistics.npz"] = pack_arrays(**statistics)
     return files, describe_file("statistics.npz", files["statistics.npz"])

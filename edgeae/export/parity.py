@@ -174,8 +174,8 @@ def check_parity(
                 rounding = np.abs(everything - getattr(exact, tensor)).max() / spread
                 if np.any(relative > allowed + ROUNDING * rounding):
                     raise ExportError(
-                        f"parity: the {graph} graph differs from {network.origin} by {worst:.2g} of the spread of {tensor} "
-                        f"at batch {batch}; allowed is {tolerance:.2g}"
+                        f"parity: the {graph} graph differs from {network.origin} by {worst:.2g} of the spread of "
+                        f"{tensor} at batch {batch}; allowed is {tolerance:.2g}"
                     )
     if strict and near_ties > max(1, MAX_NEAR_TIES * rows):
         raise ExportError(f"parity: {near_ties} of {rows} rows have other active latent units in ONNX than in PyTorch")

@@ -233,7 +233,8 @@ def _recurrent() -> list[Sample]:
 @cache
 def trusted_samples() -> dict[str, Sample]:
     """Return a sample of each operator that is run on request only, by name."""
-    made = [one(op, (3, 4)) for op in "Asin Atan Cos Sin Tan Acos Asinh Sinh Cosh Atanh Hardmax Shrink".split()]
+    unary = "Asin Atan Cos Sin Tan Acos Asinh Sinh Cosh Atanh Hardmax Shrink"
+    made = [one(op, (3, 4)) for op in unary.split()]
     made.append(build("Acosh", (4,), [("Exp", "x", "e", {}), ("Exp", "e", "f", {}), ("Acosh", "f", "y", {})]))
     made += [one("LpNormalization", (3, 4), axis=-1, p=1), one("LRN", (4, 3, 2), size=3)]
     made += [one("CumSum", (3, 4), [np.array(-1, np.int64)], reverse=1), one("ReduceProd", (3, 4), [ints(1)])]

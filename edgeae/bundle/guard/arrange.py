@@ -83,8 +83,9 @@ def unsqueeze(node: Node) -> list[Value]:
     if value.axis:
         require(len(set(added)) == len(added), "its axes must be given, each once")
         kept = [axis for axis in range(len(value.shape) + len(added)) if axis not in added]
-        sides = dict(zip(kept, value.shape, strict=True))
-        shape = [sides.get(axis, 1) for axis in range(len(kept) + len(added))]
+        shape = [1] * (len(kept) + len(added))
+        for axis, side in zip(kept, value.shape, strict=True):
+            shape[axis] = side
         return [Value(value.dtype, tuple(shape), value.rows, axis=kept[value.axis])]
     axes = node.axes(1, value, extra=len(node.integers(1)))
     sides = iter(value.shape)

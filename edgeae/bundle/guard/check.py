@@ -288,7 +288,7 @@ class _Walk:
         operator = OPERATORS.get((domain, op))
         if operator is None and (domain, op) in WIDER:
             if not self.trust:
-                raise Refused(f"it uses the operator {shown}, which is run only where its maker is trusted (trust=True)")
+                raise Refused(f"it uses the operator {shown}, run only where its maker is trusted (trust=True)")
             operator = WIDER[domain, op]
         if operator is None:
             raise Refused(f"it uses the operator {shown}, which is not in the list of those allowed")

@@ -1,8 +1,9 @@
 """Static shape inference for the operators that a bundle may use, one rule per group of operators.
 
-A value is either *rows*, whose first axis is the batch and stays it (but for series, see `recurrent`), or a constant. Every rule keeps the rows apart: it
-refuses to reduce, transpose, slice, reshape or contract over the batch, since one row never changes another. All
-integers that shape a result (a target shape, paddings, a kernel) are known here, and computed as ONNX has it.
+A value is either *rows*, whose first axis is the batch and stays it (but for series, see `recurrent`), or a constant.
+Every rule keeps the rows apart: it refuses to reduce, transpose, slice, reshape or contract over the batch, since one
+row never changes another. All integers that shape a result (a target shape, paddings, a kernel) are known here, and
+computed as ONNX has it.
 
 Source: https://onnx.ai/onnx/operators
 """

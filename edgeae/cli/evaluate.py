@@ -1,0 +1,164 @@
+"""Commands about detection: evaluate, threshold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgeae.cli.options import BATCHES, bundle_argument, data_argument, data_options, force_option, trust_option
+from edgeae.cli.output import number, print_json, print_table, status, table
+
+if TYPE_CHECKING:
+    from edgeae.bundle import Bundle
+    from edgeae.bundle.manifest import Threshold
+    from edgeae.evaluation.detection import Detection, Evaluation, Measure
+
+__all__ = ["evaluate_command", "threshold_command"]
+
+_device_option = click.option(
+    "--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda or cuda:N."
+)
+
+
+@click.command("evaluate")
+@bundle_argument
+@data_argument
+@data_options
+@click.option(
+    "--at", type=BATCHES, default=(), metavar="K,K,...", help="Precision and recall among the K highest scores."
+)
+@click.option("--resamples", default=1000, show_default=True, metavar="N", help="Of the bootstrap.")
+@click.option("--seed", default=0, show_default=True, metavar="N", help="The same seed gives the same intervals.")
+@_device_option
+@trust_option
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def evaluate_command(bundle: Path, data: str, as_json: bool, **options: Any) -> None:
+    """Measure how well the scores of BUNDLE tell anomalies from normal rows in DATA, at every precision it has.
+
+    DATA has labels, 0 for normal rows and 1 for anomalies, and rows that the model was not trained on. Every figure
+    comes with its 95 % confidence interval.
+
+    \b
+    Example:
+        edgeae evaluate bundle labelled.csv --label-column anomaly
+    """
+    from edgeae.evaluation.detection import evaluate
+
+    with status("evaluating") as tell:
+        found = evaluate(bundle, data, progress=tell, **options)
+    if as_json:
+        print_json(found)
+    else:
+        _print_evaluation(found)
+
+
+def _print_evaluation(found: Evaluation) -> None:
+    click.echo(f"{found.bundle} on {found.data}: {found.rows:,} rows, {found.anomalies:,} of them anomalies")
+    shown = table("", "", *(f">{precision}" for precision in found.precisions))
+    columns = [_figures(one) for one in found.precisions.values()]
+    for name in columns[0]:
+        shown.add_row(name, *(column[name] for column in columns))
+    print_table(shown)
+    click.echo(
+        f"in brackets: 95 % confidence intervals ({found.resamples:,} resamples; exact for recall and false alarms)"
+    )
+
+
+def _figures(one: Detection) -> dict[str, str]:
+    """Return what a column of the table says, by the name of the row."""
+    rows = {
+        "AUROC": _measure(one.auroc),
+        "average precision": _measure(one.average_precision),
+        "threshold": f"{one.threshold.value:.6g}",
+        "  promised false alarms": _promise(one.threshold),
+        "  false alarms": _measure(one.false_alarms, percent=True),
+        "  recall": _measure(one.recall),
+        "  precision": _measure(one.precision),
+        "  F1": _measure(one.f1),
+        "best F1": _measure(one.best_f1),
+        "  its threshold": f"{one.best_threshold:.6g}",
+    }
+    for each in one.at:
+        rows[f"precision of the {each.k:,} highest"] = _measure(each.precision)
+        rows[f"recall of the {each.k:,} highest"] = _measure(each.recall)
+    return rows
+
+
+def _measure(measure: Measure, *, percent: bool = False) -> str:
+    if measure.value is None or measure.low is None or measure.high is None:
+        return "-"
+    if percent:
+        return f"{100 * measure.value:.3g} % ({100 * measure.low:.3g} to {100 * measure.high:.3g})"
+    return f"{measure.value:.3f} ({measure.low:.3f} to {measure.high:.3f})"
+
+
+def _promise(threshold: Threshold) -> str:
+    if threshold.fpr is None:
+        return "-"
+    text = f"{100 * threshold.fpr:.3g} %"
+    if threshold.interval is not None:
+        low, high = threshold.interval
+        text += f" ({100 * low:.3g} to {100 * high:.3g})"
+    return text
+
+
+@click.command("threshold")
+@bundle_argument
+@data_argument
+@click.option(
+    "--method",
+    type=click.Choice(["quantile", "conformal", "evt", "sigma", "best-f1", "recall"]),
+    default="quantile",
+    show_default=True,
+    help="How to choose; best-f1 and recall need labels.",
+)
+@click.option("--fpr", default=0.01, show_default=True, metavar="X", help="Share of normal rows that raise an alarm.")
+@click.option(
+    "--recall", default=0.95, show_default=True, metavar="X", help="For --method recall: share of anomalies found."
+)
+@click.option("-o", "--output", "out", type=click.Path(path_type=Path), help="Write the bundle here, not in its place.")
+@data_options
+@_device_option
+@trust_option
+@force_option
+@click.option("--json", "as_json", is_flag=True, help="Print the thresholds as JSON.")
+def threshold_command(bundle: Path, data: str, out: Path | None, as_json: bool, **options: Any) -> None:
+    """Choose the thresholds of BUNDLE again, from the normal rows of DATA, which the model was not trained on.
+
+    Each precision gets its own. Manifest, the copies in the graphs and the digests are written anew, to -o, or with
+    --force in place; the graphs stay what they are. Rows labelled 1 are anomalies.
+
+    \b
+    Example:
+        edgeae threshold bundle fresh.csv --fpr 0.001 --force
+        edgeae threshold bundle labelled.csv --label-column anomaly --method best-f1 -o tuned
+    """
+    from edgeae.evaluation.rethreshold import rethreshold
+
+    if out is None and not options["force"]:
+        raise click.UsageError("give -o NEW, or --force to change BUNDLE in place")
+    with status("scoring") as tell:
+        made = rethreshold(bundle, data, out, progress=tell, **options)
+    if as_json:
+        print_json({"digest": made.digest, "thresholds": {k: v.threshold for k, v in made.manifest.precisions.items()}})
+        return
+    _print_thresholds(made)
+
+
+def _print_thresholds(made: Bundle) -> None:
+    shown = table("", "precision", ">threshold", "method", ">false alarms", ">normal rows", ">recall")
+    for name, entry in made.manifest.precisions.items():
+        threshold = entry.threshold
+        shown.add_row(
+            name,
+            f"{threshold.value:.6g}",
+            threshold.method,
+            _promise(threshold),
+            f"{threshold.rows:,}",
+            number(threshold.recall),
+        )
+    print_table(shown)
+    click.echo("in brackets: the 95 % confidence interval of the false-alarm rate")
+    click.echo(f"digest sha256:{made.digest}")
