@@ -39,6 +39,7 @@ __all__ = [
     "Score",
     "ScoreKind",
     "Threshold",
+    "ThresholdMethod",
     "Tolerance",
 ]
 
@@ -48,7 +49,8 @@ MAX_FILE_BYTES = 2**31  # what one protobuf message can hold
 MAX_ROW = 2**24  # values in one row, and in a latent
 
 PrecisionName = Literal["fp32", "fp16", "int8"]
-ScoreKind = Literal["mse", "mae", "bce", "zscore", "elbo"]
+ScoreKind = Literal["mse", "mae", "bce", "zscore", "mahalanobis", "prototype", "elbo"]
+ThresholdMethod = Literal["quantile", "conformal", "evt", "sigma", "best-f1", "recall", "fixed"]
 Layout = Literal["vector", "HW", "CHW", "HWC", "TC"]
 Dtype = Literal["float32", "uint8"]
 NormalisationKind = Literal["none", "minmax", "standard", "robust"]
@@ -87,9 +89,15 @@ class Threshold:
     """Where a score turns into an anomaly: a row is one when `not (score <= value)`, so NaN is one."""
 
     value: float = field(metadata=_doc("a float32 value, compared with a float32 score"))
-    method: Literal["quantile", "fixed"] = field(metadata=_doc("how it was chosen"))
+    method: ThresholdMethod = field(metadata=_doc("how it was chosen"))
     fpr: float | None = field(default=None, metadata=_doc("the chance that a fresh normal row exceeds it"))
     rows: int = field(default=0, metadata=_doc("how many normal rows it was taken from"))
+    interval: tuple[float, ...] | None = field(
+        default=None, metadata=_doc("the two ends of the 95 % confidence interval of that chance")
+    )
+    recall: float | None = field(
+        default=None, metadata=_doc("for the method recall: the chance that a fresh anomaly exceeds it")
+    )
 
 
 @dataclass(frozen=True)
@@ -213,7 +221,7 @@ class Manifest:
     precisions: dict[str, PrecisionEntry] = field(metadata=_doc("by name: fp32, fp16, int8"))
     generative: bool = field(default=False, metadata=_doc("decoding standard normal latents gives plausible rows"))
     statistics: File | None = field(
-        default=None, metadata=_doc("optional .npz: 'spread', the residual's spread per value in normalised space")
+        default=None, metadata=_doc("optional .npz: what a score took from normal rows, see FORMAT.md")
     )
     training: Provenance | None = None
 
@@ -287,6 +295,9 @@ def _check(manifest: Manifest, where: str) -> None:
         value = entry.threshold.value
         exact = _fit_float32([value]) and value == float(np.float32(value))
         require(exact, f"precisions.{name}.threshold.value is not a float32 value")
+        ends = entry.threshold.interval
+        ordered = ends is None or (len(ends) == 2 and 0 <= ends[0] <= ends[1] <= 1)
+        require(ordered, f"precisions.{name}.threshold.interval is not two ascending numbers from 0 to 1")
     _check_files(manifest, where)
 
 

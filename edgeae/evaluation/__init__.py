@@ -1,6 +1,6 @@
 """Metrics and thresholds for anomaly scores (numpy; scikit-learn where a metric needs it)."""
 
-from edgeae.evaluation.metrics import auroc, rank_correlation
-from edgeae.evaluation.thresholds import quantile_threshold
+from edgeae.evaluation.metrics import auroc, average_precision, rank_correlation
+from edgeae.evaluation.thresholds import choose_threshold, quantile_threshold
 
-__all__ = ["auroc", "quantile_threshold", "rank_correlation"]
+__all__ = ["auroc", "average_precision", "choose_threshold", "quantile_threshold", "rank_correlation"]

@@ -17,6 +17,8 @@ from edgeae.bundle.manifest import Provenance
 from edgeae.bundle.strict import from_plain, parse_json
 from edgeae.data import Dataset, normalise
 from edgeae.errors import InputError
+from edgeae.evaluation import auroc, average_precision
+from edgeae.evaluation.metrics import orderable
 
 if TYPE_CHECKING:
     from edgeae.runtime import Autoencoder
@@ -229,19 +231,16 @@ def _blocks(x: Array, chosen: Array) -> Iterator[Array]:
 
 
 def _curves(anomaly: Array, scores: Array, alarms: Array) -> Curves:
-    from sklearn.metrics import average_precision_score, precision_recall_curve, roc_curve
+    from sklearn.metrics import precision_recall_curve, roc_curve
 
-    from edgeae.evaluation import auroc
-
-    # a score that is not a number is an anomaly in every language
-    ordered = np.nan_to_num(scores.astype(np.float64), nan=np.finfo(np.float64).max)
+    ordered = orderable(scores)
     false_rate, found_rate, _ = roc_curve(anomaly, ordered)
     precision, recall, _ = precision_recall_curve(anomaly, ordered)
     return Curves(
         roc=_thin(np.stack([false_rate, found_rate], axis=1)),
         precision_recall=_thin(np.stack([recall, precision], axis=1)),
         auroc=auroc(scores[~anomaly], scores[anomaly]),
-        average_precision=float(average_precision_score(anomaly, ordered)),
+        average_precision=average_precision(scores[~anomaly], scores[anomaly]),
         prevalence=float(anomaly.mean()),
         false_alarms=float(alarms[~anomaly].mean()),
         found=float(alarms[anomaly].mean()),

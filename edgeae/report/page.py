@@ -334,8 +334,8 @@ def _precision(manifest: Manifest, name: str) -> list[tuple[str, str]]:
     chosen = "set by hand"
     if threshold.fpr is not None:
         chosen = (
-            f"chosen so that a fresh normal row exceeds it with a chance of {100 * threshold.fpr:.3g} % at most, from "
-            f"{threshold.rows:,} normal rows"
+            f"chosen by the method {threshold.method} from {threshold.rows:,} normal rows, so that a fresh one exceeds "
+            f"it with a chance of {100 * threshold.fpr:.3g} %"
         )
     parity = max(quality.parity.values(), default=0.0)
     rows = [

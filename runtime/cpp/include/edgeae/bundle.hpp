@@ -30,7 +30,7 @@ struct Signature {
   std::string input_dtype;                                ///< float32 or uint8
   std::string layout;                                     ///< vector, HW, CHW, HWC or TC
   std::int64_t latent_dim = 0;                            ///< values in a latent
-  std::string score;                                      ///< mse, mae, bce, zscore or elbo
+  std::string score;                                      ///< mse, mae, bce, zscore, mahalanobis, prototype or elbo
   double threshold = 0;                                   ///< a float32 value; scores not below or at it are anomalies
   std::optional<std::vector<std::string>> feature_names;  ///< one per value of a vector, where there are names
 
@@ -200,8 +200,8 @@ inline Precision read_precision(const Field& field, const std::string& manifest_
   Precision precision;
   for (const char* role : {"encoder", "decoder", "scorer", "golden"})
     precision.files[role] = read_file_entry(field.at(role), manifest_path);
-  const Field threshold = field.at("threshold").object({"value", "method"}, {"fpr", "rows"});
-  threshold.at("method").one_of({"quantile", "fixed"});
+  const Field threshold = field.at("threshold").object({"value", "method"}, {"fpr", "rows", "interval", "recall"});
+  threshold.at("method").one_of({"quantile", "conformal", "evt", "sigma", "best-f1", "recall", "fixed"});
   precision.threshold = threshold.at("value").number();
   if (static_cast<double>(static_cast<float>(precision.threshold)) != precision.threshold)
     throw BundleError(field.where() + ".threshold.value is not a float32 value; export the bundle again");
@@ -277,7 +277,7 @@ inline Manifest parse_manifest(const std::string& data, const std::string& where
   signature.layout = input.at("layout").one_of({"vector", "HW", "CHW", "HWC", "TC"});
   signature.feature_names = read_names(input.at("feature_names"));
   signature.latent_dim = root.at("latent_dim").integer();
-  signature.score = score.at("kind").one_of({"mse", "mae", "bce", "zscore", "elbo"});
+  signature.score = score.at("kind").one_of({"mse", "mae", "bce", "zscore", "mahalanobis", "prototype", "elbo"});
   check_signature(signature, where);
   if (const Field batch = root.at("batch"); !batch.is_null()) {
     manifest.batch = batch.integer();
