@@ -107,6 +107,7 @@ def make_case(
         del graph.metadata_props[:]
     whole = onnx.compose.merge_models(encoder, decoder, [("z", "z")], prefix1="encoder_", prefix2="decoder_")
     onnx.save(whole, folder / "reconstruct.onnx")
+    precisions = None if device == "cpu" else ("fp32",)  # CUDA has no kernels for int8 graphs
     return Case(
         name,
         run.config.describe(),
@@ -117,7 +118,7 @@ def make_case(
         rows,
         odd,
         missing,
-        tune(bundle, device=device, seconds=tune_seconds) if tune_seconds else None,
+        tune(bundle, device=device, precisions=precisions, seconds=tune_seconds) if tune_seconds else None,
     )
 
 
@@ -127,10 +128,10 @@ def _export(run: object, path: Path, missing: dict[str, str]) -> Path:
     logger, handler = logging.getLogger("edgeae"), _Keep(reasons.append)
     logger.addHandler(handler)
     try:
-        bundle = edgeae.export_bundle(run, path, precision=("fp32", "int8"))
+        bundle = edgeae.export_bundle(run, path, score="mse", precision=("fp32", "int8"))
     except InputError as problem:
         reasons.append(str(problem))
-        bundle = edgeae.export_bundle(run, path)
+        bundle = edgeae.export_bundle(run, path, score="mse")
     finally:
         logger.removeHandler(handler)
     if "int8" not in bundle.manifest.precisions:

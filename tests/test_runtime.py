@@ -737,7 +737,8 @@ def test_profiles_decide_how_many_threads_work() -> None:
     assert cores >= 1
     assert Options().worker_count("throughput", on_gpu=False) == cores
     assert Options().worker_count("latency", on_gpu=False) == 1
-    assert Options().worker_count("throughput", on_gpu=True) == 1
+    assert Options().worker_count("throughput", on_gpu=True) == 2
+    assert Options().worker_count("latency", on_gpu=True) == 1
     assert Options(workers=5).worker_count("latency", on_gpu=True) == 5
     assert Options(session={"intra_op_num_threads": cores}).worker_count("throughput", on_gpu=False) == 1
     assert Options(session={"intra_op_num_threads": 0}).worker_count("throughput", on_gpu=False) == 1

@@ -170,13 +170,16 @@ def ways(name: str, case: Case, setup: Setup) -> Iterator[Way]:
     yield from import_module(f"benchmarks.peers.{PEERS[name].module}").ways(case, setup)
 
 
+GPU_CHUNKS = (1024, 8192, 65536)  # a GPU needs more rows at a time than a core's cache has room for
+
+
 def bulks(name: str, case: Case, threads: int, device: str) -> Iterator[Bulk]:
     """Yield what a peer offers for large inputs: its own `bulk(case, setup)`, and else loops over its ways."""
     peer = PEERS[name]
     module = import_module(f"benchmarks.peers.{peer.module}")
     if not peer.chunks:
         yield from module.bulk(case, Setup(1, threads, bulk=True, device=device))
-    for chunk in peer.chunks:
+    for chunk in peer.chunks if device == "cpu" or not peer.chunks else GPU_CHUNKS:
         setup = Setup(chunk, threads, bulk=True, device=device)
         for way in module.ways(case, setup):
             yield Bulk(way.name, partial(_loop, way.score, chunk), chunk, way.precision, way.same)

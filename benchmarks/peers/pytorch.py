@@ -39,6 +39,7 @@ def row_errors(model: nn.Module) -> Callable[[Tensor], Tensor]:
 def on_arrays(function: Callable[[Tensor], Tensor], setup: Setup) -> Callable[[Array], Array]:
     """Return it for NumPy arrays, in inference mode."""
     torch.set_num_threads(setup.threads)
+    torch.backends.cudnn.allow_tf32 = False  # on, which is the default, convolutions on a GPU are other numbers
 
     def score(rows: Array) -> Array:
         with torch.inference_mode():

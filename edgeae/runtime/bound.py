@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -20,7 +20,7 @@ from edgeae.runtime.inputs import Array, RowReader, RowSpec, as_rows
 from edgeae.runtime.ort import ERRORS
 from edgeae.runtime.session import Binding, Graph
 
-__all__ = ["Bound", "Path"]
+__all__ = ["Bound", "Path", "bind_arrays"]
 
 # Where more than a tenth of the calls take this many times as long as usual, denormals are at work, and are switched
 # off for so many calls; a busy machine makes two or three in a row slow, whose caches it emptied.
@@ -135,19 +135,14 @@ def _prepare(path: Path, batch: int, capacity: int, lock: threading.Lock, *, fla
     It is a closure, with every function looked up beforehand: around a run of 7 us, tenths of a microsecond show.
     """
     spec = path.spec
-    source = np.empty((capacity, *spec.shape), spec.dtype)
+    source, target, (first, *later), bare = bind_arrays(path.graphs, capacity)
     source[:] = spec.filler
-    arrays = [source, *(np.empty((capacity, *graph.target_shape), np.float32) for graph in path.graphs)]
-    bindings = [Binding(graph) for graph in path.graphs]
-    for binding, (before, after) in zip(bindings, pairwise(arrays), strict=True):
-        binding.bind_for_good(before, after)
-    first, *later = (binding.run for binding in bindings)
-    rows, row, results, result = source[:batch], source[0], arrays[-1][:batch], arrays[-1][0]
+    rows, row, results, result = source[:batch], source[0], target[:batch], target[0]
     # A scorer that adds up each value's own error shows in the score that a value is not finite: looking there costs a
     # tenth of looking at the row. An encoder may hide it: max(NaN, 0) may be 0.
     scoring, shows = path.graphs[-1].target == "score", path.graphs[-1].shows_invalid
     checked = spec.dtype == np.float32 and not shows
-    denormals, heavy = DenormalsAsZero(), path.heavy and AVAILABLE
+    denormals, heavy = DenormalsAsZero(), path.heavy and AVAILABLE and path.graphs[0].device.kind == "cpu"
     flush, restore = denormals.__enter__, partial(denormals.__exit__, None, None, None)
     item, flat, flat_results = results.item, rows.reshape(-1), results.reshape(-1)
     sample = item if batch == 1 and scoring else partial(np.vdot, flat_results, flat_results)
@@ -205,7 +200,7 @@ def _prepare(path: Path, batch: int, capacity: int, lock: threading.Lock, *, fla
 
     if not (batch == 1 and shows):
         return call
-    bare, clock, flushing, suspicion = bindings[0].bare, time.perf_counter, 0, 0
+    clock, flushing, suspicion = time.perf_counter, 0, 0
     limit = SLOW * min(_duration(bare) for _ in range(5)) if heavy else math.inf
 
     def score_row(value: object) -> Any:
@@ -244,6 +239,31 @@ def _prepare(path: Path, batch: int, capacity: int, lock: threading.Lock, *, fla
         return call(value)
 
     return score_row
+
+
+def bind_arrays(
+    graphs: Sequence[Graph], rows: int
+) -> tuple[Array, FloatArray, list[Callable[[], object]], Callable[[], object]]:
+    """Allocate arrays for `rows` rows and bind the graphs to them, each reading what the one before wrote.
+
+    Returns:
+        The array to write rows to, the one that holds the results, what to call in turn for them, and what to call
+        instead, if there is one graph, where errors need no explanation.
+    """
+    first = graphs[0]
+    shape = (rows, *first.source_shape)
+    arrays = [np.empty((rows, *graph.target_shape), np.float32) for graph in graphs]
+    if first.device.kind == "cuda":
+        from edgeae.runtime.cuda import BoundChain, host_array  # here, for a fast start
+
+        source = host_array(shape, first.source_dtype, first.device)
+        chain = BoundChain(graphs, source, arrays[-1])
+        return source, arrays[-1], [chain.run], chain.run
+    source = np.empty(shape, first.source_dtype)
+    bindings = [Binding(graph) for graph in graphs]
+    for binding, (before, after) in zip(bindings, pairwise([source, *arrays]), strict=True):
+        binding.bind_for_good(before, after)
+    return source, arrays[-1], [binding.run for binding in bindings], bindings[0].bare
 
 
 def _duration(function: Callable[[], object]) -> float:

@@ -11,7 +11,6 @@ import contextlib
 import math
 import threading
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 
@@ -110,12 +109,20 @@ class _Lane:
     def __init__(self, job: _Job) -> None:
         self._job = job
         reader, first, last = job.reader, job.graphs[0], job.graphs[-1]
-        self._bindings = [graph.take_binding() for graph in job.graphs]
-        self._in_place = reader.direct and not reader.flag and job.batch is None
-        self._buffer = np.empty((0 if self._in_place else job.step, *first.source_shape), first.source_dtype)
-        self._buffer_place = 0 if self._in_place else address(self._buffer)
-        self._between = [np.empty((job.step, *graph.target_shape), np.float32) for graph in job.graphs[:-1]]
-        self._between_places = [address(array) for array in self._between]
+        self._copies = first.device.kind == "cuda"
+        in_place = reader.direct and not reader.flag and job.batch is None and not self._copies
+        shape = (0 if in_place else job.step, *first.source_shape)
+        if self._copies:
+            from edgeae.runtime.cuda import LaneChain, host_array  # here, for a fast start
+
+            once = job.pieces == 1  # pinning memory takes as long as some copies from it
+            dtype = first.source_dtype
+            self._buffer = np.empty(shape, dtype) if once else host_array(shape, dtype, first.device)
+            self._chain: _Chain | LaneChain = LaneChain(job.graphs, self._buffer)
+        else:
+            self._buffer = np.empty(shape, first.source_dtype)
+            self._chain = _Chain(job.graphs, job.step)
+        self._buffer_place = 0 if in_place else address(self._buffer)
         self._padded = None if not job.batch else np.empty((job.step, *last.target_shape), np.float32)
 
     def run(self, start: int, stop: int) -> None:
@@ -137,21 +144,43 @@ class _Lane:
         in_place = reader.direct and replaced is None
         target = job.place + start * job.target_bytes
         padded = self._padded if rows < job.step else None
+        if in_place and (self._copies or padded is not None):
+            self._buffer[:rows] = block
+            in_place = False
         if padded is not None:
-            if in_place:
-                self._buffer[:rows] = block
             self._buffer[rows:] = reader.spec.filler
-            in_place, rows, target = False, job.step, address(padded)
+            rows, target = job.step, address(padded)
         source = reader.place + start * reader.row_bytes if in_place else self._buffer_place
-        places = [source, *self._between_places, target]
-        for binding, (before, after) in zip(self._bindings, pairwise(places), strict=True):
-            binding.bind(rows, before, after)
-            binding.run()
+        self._chain.run(rows, source, target)
         if padded is not None:
             job.out[start:stop] = padded[: stop - start]
         return replaced
 
     def close(self) -> None:
         """Leave the bindings for the next call; those of a lane that failed are dropped instead."""
-        for graph, binding in zip(self._job.graphs, self._bindings, strict=True):
+        self._chain.close()
+
+
+class _Chain:
+    """Graphs on the CPU, each reading what the one before wrote; on a CUDA device it is a `LaneChain`."""
+
+    def __init__(self, graphs: Sequence[Graph], rows: int) -> None:
+        self._graphs = graphs
+        self._bindings = [graph.take_binding() for graph in graphs]
+        self._between = [np.empty((rows, *graph.target_shape), np.float32) for graph in graphs[:-1]]
+        self._between_places = [address(array) for array in self._between]
+
+    def run(self, rows: int, source: int, target: int) -> None:
+        """Run `rows` rows at the address `source`, and write the results to `target`."""
+        for binding, between in zip(self._bindings, self._between_places, strict=False):
+            binding.bind(rows, source, between)
+            binding.run()
+            source = between
+        last = self._bindings[-1]
+        last.bind(rows, source, target)
+        last.run()
+
+    def close(self) -> None:
+        """Give the bindings back."""
+        for graph, binding in zip(self._graphs, self._bindings, strict=True):
             graph.give_back(binding)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ import numpy as np
 from edgeae.bundle import Bundle
 from edgeae.bundle.bundle import GRAPHS
 from edgeae.errors import BundleError, EdgeaeError
+from edgeae.runtime.explain import MAX_PROTOTYPES, WHITENED
 from edgeae.runtime.model import load
 from edgeae.runtime.parity import check_batches, check_parity
 
@@ -110,12 +112,20 @@ def run_checks(order: Order, report: Report) -> None:
 def _check_statistics(bundle: Bundle) -> str:
     arrays, shape = bundle.statistics(), bundle.manifest.input.shape
     for name, values in arrays.items():
-        if values.dtype != np.float32 or values.shape != shape or not np.isfinite(values).all():
+        row = math.prod(shape)
+        wanted = {"whitening": (row, row), "prototypes": (min(max(1, len(values)), MAX_PROTOTYPES), row)}.get(
+            name, shape
+        )
+        if values.dtype != np.float32 or values.shape != wanted or not np.isfinite(values).all():
             raise BundleError(
-                f"{bundle.path}: statistics: {name} is not finite float32 {shape}; export the bundle again"
+                f"{bundle.path}: statistics: {name} is not finite float32 {wanted}; export the bundle again"
             )
-    if bundle.manifest.score.kind == "zscore" and not ("spread" in arrays and (arrays["spread"] > 0).all()):
-        raise BundleError(f"{bundle.path}: statistics: zscore needs a positive 'spread'; export the bundle again")
+    kind = bundle.manifest.score.kind
+    if kind in ("zscore", "prototype") and not ("spread" in arrays and (arrays["spread"] > 0).all()):
+        raise BundleError(f"{bundle.path}: statistics: {kind} needs a positive 'spread'; export the bundle again")
+    missing = {"centre", "whitening", *(("prototypes",) if kind == "prototype" else ())} - set(arrays)
+    if kind in WHITENED and missing:
+        raise BundleError(f"{bundle.path}: statistics: {kind} needs {sorted(missing)[0]!r}; export the bundle again")
     return ", ".join(f"{name} {list(values.shape)}" for name, values in arrays.items()) or "no arrays"
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from edgeae.errors import DeviceError, InputError
 from edgeae.runtime import native, process
 from edgeae.runtime.denormals import DenormalsAsZero
+from edgeae.runtime.gate import GATE
 from edgeae.runtime.options import Options
 from edgeae.runtime.ort import ERRORS, ort
 
@@ -63,7 +64,9 @@ def choose_device(name: str) -> Device:
     return device
 
 
-def create_session(data: bytes, device: Device, options: Options, *, operators: bool = False) -> Any:
+def create_session(
+    data: bytes, device: Device, options: Options, *, operators: bool = False, record: bool = False
+) -> Any:
     """Return an `onnxruntime.InferenceSession` that runs wholly on `device`.
 
     Args:
@@ -71,6 +74,7 @@ def create_session(data: bytes, device: Device, options: Options, *, operators: 
         device: Where to run it.
         options: Of the session.
         operators: Whether it uses the native operator library.
+        record: Whether a CUDA session records its run as a CUDA graph, and from then on replays that: see cuda.py.
 
     Raises:
         EdgeaeError: if that library has not been built or does not load.
@@ -78,22 +82,35 @@ def create_session(data: bytes, device: Device, options: Options, *, operators: 
         InputError: if a provider option is unknown.
     """
     with DenormalsAsZero():  # also puts back what session.set_denormal_as_zero does to the thread of the first session
-        session = _create_session(data, device, options, operators)
+        if device.kind == "cpu":
+            session = _create_on_cpu(data, options, operators)
+        else:
+            with GATE.shared():
+                session = _create_on_gpu(data, device, options, record)
     process.keep_in_children(session._sess)
     return session
 
 
-def _create_session(data: bytes, device: Device, options: Options, operators: bool) -> Any:
-    on_gpu = device.kind == "cuda"
-    made = options.session_options(forbid_cpu=on_gpu)
+def _create_on_cpu(data: bytes, options: Options, operators: bool) -> Any:
+    made = options.session_options(forbid_cpu=False)
     if operators:
         native.register(made)
-    if not on_gpu:
-        return ort.InferenceSession(data, made, providers=[CPU], enable_fallback=0)
+    return ort.InferenceSession(data, made, providers=[CPU], enable_fallback=0)
+
+
+def _create_on_gpu(data: bytes, device: Device, options: Options, record: bool) -> Any:
+    made = options.session_options(forbid_cpu=True)
     settings = {"device_id": str(device.index)} | CUDA_OPTIONS | {key: str(v) for key, v in options.provider.items()}
+    # A session that records would replay its first batch for ever: it is for those who know, whatever the options say.
+    settings["enable_cuda_graph"] = "1" if record else "0"
     try:
         session = ort.InferenceSession(data, made, providers=[(CUDA, settings)], enable_fallback=0)
     except ERRORS as problem:
+        if data != PROBE and "fallback to CPU EP" in str(problem):  # of the probe it means that nothing runs there
+            raise DeviceError(
+                f"{device}: the CUDA provider of {_wheels()} lacks some operator of the graph, which would run on the "
+                "CPU; use precision='fp32' or 'fp16' if it is an int8 graph, or device='cpu'"
+            ) from problem
         raise _not_working(device, str(problem).splitlines()[0]) from problem
     if session.get_providers()[0] != CUDA:
         raise _not_working(device, "the CUDA provider did not start (driver, CUDA or cuDNN libraries missing)")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +17,8 @@ __all__ = ["Explanation", "contributions"]
 
 # The decoder's output went through float32, where a sigmoid cannot come nearer to 0 or 1 than this.
 NEAREST = 2.0**-24
+WHITENED = ("mahalanobis", "prototype")
+MAX_PROTOTYPES = 4096  # a bundle's explanation must not take for ever
 
 
 @dataclass(frozen=True)
@@ -22,9 +26,10 @@ class Explanation:
     """What each value of each row contributes to the row's score.
 
     Attributes:
-        values: float32 [n, *shape], in normalised space. For "mse", "mae", "zscore" and "bce" the mean over a row is
-            the row's score. For "elbo" the values are nats and add up to the reconstruction term; the KL divergence
-            belongs to no single value.
+        values: float32 [n, *shape], in normalised space. For "elbo" they are nats and add up to the reconstruction
+            term; the KL divergence belongs to no single value. For all other scores the mean over a row is the row's
+            score. What a value adds to a Mahalanobis distance is the square of the whitened error that is closest to
+            its own (Kessy, Lewin and Strimmer 2018, https://doi.org/10.1080/00031305.2016.1277159).
         names: One name per value of a row, where the bundle has names.
 
     Example:
@@ -60,7 +65,7 @@ class Explanation:
         return ", ".join(str(place) for place in np.unravel_index(index, shape))
 
 
-def contributions(manifest: Manifest, spread: Array | None, x: Array, x_hat: Array) -> Array:
+def contributions(manifest: Manifest, statistics: Mapping[str, Array], x: Array, x_hat: Array) -> Array:
     """Return each value's part of the score.
 
     The arithmetic is that of the scorer graph, from the user's units: where the data's offset is thousands of times its
@@ -68,7 +73,9 @@ def contributions(manifest: Manifest, spread: Array | None, x: Array, x_hat: Arr
 
     Args:
         manifest: Says how rows are normalised and which score is computed.
-        spread: float32 [*shape], for "zscore": the residual's usual size, value by value.
+        statistics: Of the bundle, float32. For "zscore" the errors' usual size, "spread" [*shape]; for "mahalanobis"
+            and "prototype" their mean, "centre" [*shape], and "whitening" [values, values]; for "prototype" also
+            "prototypes" [k, values] and how far from them values usually are, "spread" [*shape].
         x: float32 [n, *shape].
         x_hat: float32 [n, *shape].
 
@@ -87,8 +94,40 @@ def contributions(manifest: Manifest, spread: Array | None, x: Array, x_hat: Arr
     if kind == "mae":
         return np.asarray(np.abs(difference), np.float32)
     if kind == "zscore":
-        if spread is None or spread.shape != manifest.input.shape:
-            raise BundleError("statistics: the score is zscore, but no 'spread' of the rows' shape is there")
-        difference = difference / spread
+        difference = difference / _statistic(manifest, statistics, "spread")
+    if kind in WHITENED:
+        centred = (difference - _statistic(manifest, statistics, "centre")).reshape(len(difference), -1)
+        difference = (centred @ _statistic(manifest, statistics, "whitening")).reshape(difference.shape)
     squared = np.square(difference)
+    if kind == "prototype":
+        squared = squared + _distances(manifest, statistics, (x - shift) / scale)
     return np.asarray(squared / (2 * variance) if variance is not None and kind == "elbo" else squared, np.float32)
+
+
+def _distances(manifest: Manifest, statistics: Mapping[str, Array], rows: Array) -> Array:
+    """Return ((value - that of the row's nearest prototype) / spread)², [n, *shape], of normalised rows."""
+    spread = _statistic(manifest, statistics, "spread").reshape(-1)
+    flat = rows.reshape(len(rows), -1)
+    least = np.full(len(rows), np.inf)
+    result = np.full(flat.shape, np.nan)
+    for prototype in _statistic(manifest, statistics, "prototypes"):
+        each = np.square((flat - prototype) / spread)
+        total = each.mean(axis=1)
+        nearer = total < least
+        result[nearer], least = each[nearer], np.fmin(total, least)
+    return result.reshape(rows.shape)
+
+
+def _count(prototypes: Array | None) -> int:
+    return 0 if prototypes is None else min(max(1, len(prototypes)), MAX_PROTOTYPES)
+
+
+def _statistic(manifest: Manifest, statistics: Mapping[str, Array], name: str) -> Array:
+    shape, values = manifest.input.shape, math.prod(manifest.input.shape)
+    wanted = {"whitening": (values, values), "prototypes": (_count(statistics.get(name)), values)}.get(name, shape)
+    if name not in statistics or statistics[name].shape != wanted:
+        raise BundleError(
+            f"statistics: the score is {manifest.score.kind}, but no {name!r} that fits the rows' shape is there; "
+            "export the bundle again"
+        )
+    return statistics[name]

@@ -249,12 +249,12 @@ class Autoencoder:
         """Return what each value of each row contributes to the row's score; `.top(3)` names the largest ones."""
         rows = as_rows(x, self._x)
         values = self.reconstruct(rows)
-        spread = self.bundle.statistics().get("spread") if self.manifest.score.kind == "zscore" else None
+        statistics = self.bundle.statistics()
         with np.errstate(all="ignore"):  # rows that on_invalid="flag" lets pass
             for start in range(0, len(rows), self._chunk):
                 part = slice(start, start + self._chunk)
                 source = np.asarray(rows[part], np.float32)
-                values[part] = contributions(self.manifest, spread, source, values[part])
+                values[part] = contributions(self.manifest, statistics, source, values[part])
         return Explanation(values, self.feature_names)
 
     def sample(self, n: int, seed: int = 0) -> FloatArray:

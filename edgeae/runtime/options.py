@@ -35,12 +35,14 @@ class Options:
 
     Attributes:
         workers: Threads that share a large input, each with its own bindings; None: the cores this process may use in
-            the "throughput" profile, one in the "latency" profile and on a GPU.
+            the "throughput" profile, or two on a GPU, where one copies while the other computes; one in the "latency"
+            profile.
         chunk: Rows per call of ONNX Runtime; None: chosen from the size of a row, see `chunk_rows`.
         session: Attributes of `onnxruntime.SessionOptions`, such as {"intra_op_num_threads": 4} or
             {"graph_optimization_level": "ORT_DISABLE_ALL"}.
         config: Session configuration entries, such as {"session.intra_op.allow_spinning": "1"}.
-        provider: Options of the CUDA execution provider, such as {"gpu_mem_limit": "2147483648"}.
+        provider: Options of the CUDA execution provider, such as {"gpu_mem_limit": "2147483648"}; with
+            {"enable_cuda_graph": "0"} bound batches run without CUDA graphs.
         run: Run configuration entries, such as {"memory.enable_memory_arena_shrinkage": "cpu:0"}.
         native: Whether `bind` runs dense models, up to `edgeae.runtime.native.MAX_ROWS` rows, as one node of the
             operator library, which must have been built; on the CPU only. None: no.
@@ -136,8 +138,10 @@ class Options:
         """Return how many threads share a large input."""
         if self.workers is not None:
             return self.workers
-        if profile == "latency" or on_gpu:
+        if profile == "latency":
             return 1
+        if on_gpu:
+            return 2
         threads = self.session.get("intra_op_num_threads", 1)
         return max(1, available_cores() // max(1, threads)) if threads else 1
 

@@ -9,7 +9,7 @@ import numpy as np
 from edgeae.bundle import Manifest
 from edgeae.bundle.rows import random_rows
 from edgeae.errors import BundleError
-from edgeae.runtime.explain import NEAREST, contributions
+from edgeae.runtime.explain import NEAREST, WHITENED, contributions
 from edgeae.runtime.inputs import Array
 from edgeae.runtime.model import Autoencoder
 
@@ -113,14 +113,19 @@ def _rows(model: Autoencoder, seed: int) -> Array:
 def _recomputed(model: Autoencoder, x: Array, x_hat: Array) -> tuple[Array, Array]:
     """Return scores [n], for elbo without the divergence, and how far rounding may have moved them, both float64."""
     manifest = model.manifest
-    spread = model.bundle.statistics().get("spread") if manifest.score.kind == "zscore" else None
+    statistics = model.bundle.statistics()
     _, scale = manifest.normalisation.arrays(manifest.input.shape, manifest.input.layout)
     exact, decoded = x.astype(np.float64), x_hat.astype(np.float64)
     rounding = 8 * float(np.finfo(np.float32).eps) * (np.abs(exact) + np.abs(decoded)) + _SLACK[model.precision] * scale
     with np.errstate(all="ignore"):
-        each = contributions(manifest, spread, exact, decoded).astype(np.float64)
-        moved = [contributions(manifest, spread, exact, decoded + side * rounding) for side in (-1, 1)]
-        slack = np.maximum(*(np.abs(values - each) for values in moved))
+        each = contributions(manifest, statistics, exact, decoded).astype(np.float64)
+        if manifest.score.kind in WHITENED:  # each value's error moves all whitened errors
+            moved = (rounding / scale).reshape(len(x), -1) @ np.abs(statistics["whitening"].astype(np.float64))
+            moved = moved.reshape(each.shape) + rounding / scale / statistics.get("spread", np.inf)
+            slack = (2 * np.sqrt(each) + moved) * moved
+        else:
+            sides = [contributions(manifest, statistics, exact, decoded + side * rounding) for side in (-1, 1)]
+            slack = np.maximum(*(np.abs(values - each) for values in sides))
         if _is_entropy(manifest):
             slack += _saturated(manifest, x, x_hat)
     axes = tuple(range(1, each.ndim))

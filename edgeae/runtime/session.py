@@ -37,6 +37,8 @@ class Graph:
         shows_invalid: Whether any value of a row that is not finite makes the row's result not finite; the model finds
             out when it tests a scorer, and sets it.
         native: Whether it runs as one node of the native operator library.
+        recording_session: Makes another session, which records its first run as a CUDA graph; None on the CPU and where
+            the options switch that off.
     """
 
     shows_invalid = False
@@ -90,6 +92,9 @@ class Graph:
         self._check_metadata(info.metadata, bundle, precision)
         rewritten = rewrite(data) if native else None
         self.native = rewritten is not None
+        self.recording_session: Callable[[], Any] | None = None
+        if device.kind == "cuda" and str(options.provider.get("enable_cuda_graph", "1")).lower() not in ("0", "false"):
+            self.recording_session = partial(create_session, data, device, options, record=True)
         try:
             self.session = create_session(rewritten or data, device, options, operators=self.native)
         except EdgeaeError:
@@ -149,38 +154,46 @@ class Binding:
     the compiled ones 1 us, and `run_with_iobinding` another 0.5 us.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, session: Any = None) -> None:
+        """Make one for the graph's session, or for another one of the same graph."""
         # Plain fields and no reference to the graph, which keeps idle bindings: a cycle would keep sessions in memory.
         self._where = f"{graph.where}: failed on {graph.device}"
         self._source, self._source_shape, self._source_dtype = graph.source, graph.source_shape, graph.source_dtype
         self._target, self._target_shape = graph.target, graph.target_shape
-        self._device = graph.device
-        self._public = graph.session.io_binding()
-        self._raw = self._public._iobinding
-        self._cpu = ort.OrtDevice.make("cpu", 0)._get_c_device()
-        self._run = graph.session._sess.run_with_iobinding
+        session = session or graph.session
+        self._raw = session.io_binding()._iobinding
+        here = ort.OrtDevice.make("cpu", 0)
+        there = here if graph.device.kind == "cpu" else ort.OrtDevice.make("cuda", graph.device.index)
+        self._places = here._get_c_device(), there._get_c_device()
+        self._run = session._sess.run_with_iobinding
         self._options = graph.run_options
-        self._uploads: tuple[Any, Array] | None = None
         self._kept: tuple[Array, Array] | None = None
 
-    def bind(self, rows: int, source: int, target: int) -> None:
-        """Bind `rows` rows at the addresses `source` and `target`, which must stay valid until the run has ended."""
-        self._raw.bind_input(self._source, self._cpu, self._source_dtype, (rows, *self._source_shape), source)
-        self._raw.bind_output(self._target, self._cpu, np.float32, (rows, *self._target_shape), target)
+    def bind(
+        self, rows: int, source: int, target: int, *, source_there: bool = False, target_there: bool = False
+    ) -> None:
+        """Bind `rows` rows at the addresses `source` and `target`, which must stay valid until the run has ended.
+
+        Args:
+            rows: How many.
+            source: Of the input.
+            target: Of the output.
+            source_there: Whether `source` is an address on the graph's CUDA device.
+            target_there: Whether `target` is.
+        """
+        before, after = self._places[source_there], self._places[target_there]
+        self._raw.bind_input(self._source, before, self._source_dtype, (rows, *self._source_shape), source)
+        self._raw.bind_output(self._target, after, np.float32, (rows, *self._target_shape), target)
 
     def bind_for_good(self, source: Array, target: Array) -> None:
-        """Bind two arrays that are written and read again and again; on a GPU the input gets a place there."""
+        """Bind two arrays that are written and read again and again, on the CPU; for a GPU see cuda.py."""
         self._kept = source, target  # ONNX Runtime has their addresses only: they must live as long as the binding
         self.bind(len(source), address(source), address(target))
-        if self._device.kind == "cuda":
-            place = ort.OrtValue.ortvalue_from_numpy(source, "cuda", self._device.index)
-            self._public.bind_ortvalue_input(self._source, place)
-            self._uploads = place, source
 
     @property
     def bare(self) -> Callable[[], object]:
-        """Return `run` without its explanation of errors, as one compiled call where nothing is to be uploaded."""
-        return partial(self._run, self._raw, self._options) if self._uploads is None else self.run
+        """Return `run` without its explanation of errors, as one compiled call."""
+        return partial(self._run, self._raw, self._options)
 
     def run(self) -> None:
         """Run the graph on what is bound.
@@ -189,9 +202,6 @@ class Binding:
             DeviceError: if ONNX Runtime fails, for instance for want of memory.
         """
         try:
-            if self._uploads is not None:
-                place, source = self._uploads
-                place.update_inplace(source)
             self._run(self._raw, self._options)
         except ERRORS as problem:
             reason = str(problem).splitlines()[0]

@@ -19,6 +19,7 @@ import numpy as np
 
 from edgeae.bundle import Bundle
 from edgeae.errors import InputError
+from edgeae.runtime.device import choose_device
 from edgeae.runtime.model import Autoencoder, load
 from edgeae.runtime.native import find_library
 from edgeae.runtime.options import Profile, available_cores, chunk_rows
@@ -50,7 +51,7 @@ def tune(
     Args:
         path: The bundle.
         device: As in `edgeae.load`.
-        precisions: Which of the bundle's precisions to try; all that it has if None.
+        precisions: Which of the bundle's precisions to try; all that it has and the device runs if None.
         seconds: About how long to measure, in all.
         progress: Is told, in a word or two, what is measured next.
 
@@ -68,7 +69,11 @@ def tune(
     tell = progress or (lambda step: None)
     _mind_load()
     bundle = Bundle.read(path)
-    names = tuple(precisions) if precisions is not None else tuple(bundle.manifest.precisions)
+    on_gpu = choose_device(device).kind == "cuda"
+    offered = [
+        name for name in bundle.manifest.precisions if not (on_gpu and name == "int8")
+    ]  # CUDA lacks its operators
+    names = tuple(offered if precisions is None else precisions)
     if not names:
         raise InputError("tune: there is no precision to try")
     with ExitStack() as stack:
@@ -78,7 +83,6 @@ def tune(
             return stack.enter_context(model)
 
         model = opened(names[0], "throughput", Choice())
-        on_gpu = model.device != "cpu"
         rows = bundle.golden(names[0]).x
         tell("latency")
         latency = _race(
