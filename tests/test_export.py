@@ -191,7 +191,8 @@ def test_calibration_rows_are_matched_by_name_and_their_labels_kept_apart(tmp_pa
     run = edgeae.train(tmp_path / "labelled.csv", tmp_path / "run", latent_dim=3, hidden=[8], **quick)
 
     def exported(name: str) -> PrecisionEntry:
-        bundle = edgeae.export_bundle(run, tmp_path / "bundle", calibrate=tmp_path / f"{name}.csv", force=True)
+        rows = tmp_path / f"{name}.csv"
+        bundle = edgeae.export_bundle(run, tmp_path / "bundle", calibrate=rows, score="mse", force=True)
         return bundle.manifest.precisions["fp32"]
 
     assert exported("reversed").threshold == exported("plain").threshold
@@ -285,8 +286,9 @@ def _pair() -> tuple[nn.Module, nn.Module]:
 def test_a_pair_of_modules_becomes_a_bundle(tmp_path: Path) -> None:
     rows = sensor_table()[:, :6] / 1000
     encoder, decoder = _pair()
+    names = list("abcdef")
     bundle = edgeae.export_bundle(
-        (encoder, decoder), tmp_path / "bundle", calibrate=rows, feature_names=list("abcdef"), fpr=0.05
+        (encoder, decoder), tmp_path / "bundle", calibrate=rows, feature_names=names, score="mse", fpr=0.05
     )
     with torch.no_grad():
         expected = (torch.from_numpy(rows) - decoder(encoder(torch.from_numpy(rows)))).square().mean(1)

@@ -434,8 +434,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A pair of modules as float32 and int8."""
     path = tmp_path_factory.mktemp("int8") / "bundle"
     rows = _rows((96,), 1200) * np.geomspace(1e-3, 1e3, 96, dtype=np.float32) + 5
+    precision = ("fp32", "int8")
     return edgeae.export_bundle(
-        _pair(), path, calibrate=rows, normalisation="standard", precision=("fp32", "int8"), fpr=0.02
+        _pair(), path, calibrate=rows, normalisation="standard", score="mse", precision=precision, fpr=0.02
     )
 
 

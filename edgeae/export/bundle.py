@@ -100,7 +100,8 @@ def export_bundle(
         path: Directory to write, or a file name that ends in ".zip".
         example: For a pair: a few rows [n, *row] in the user's units.
         calibrate: Normal rows (a path, a data set name, or [n, *row]) from which threshold, spreads and int8 ranges
-            are taken instead of a run's own rows. Rows labelled 1 are used for the AUROC only.
+            are taken instead of a run's own rows. Rows labelled 1 are used for the AUROC only. The scores mahalanobis
+            and prototype take every other row for themselves, so that the threshold comes from rows they do not know.
         score: "mse", "mae", "bce", "zscore", "mahalanobis", "prototype" or "elbo"; see `edgeae.export.scores`. "auto"
             is "prototype" for vectors of which there are rows enough, else "mse".
         fpr: The share of normal rows that may exceed the threshold.

@@ -6,6 +6,10 @@ All are computed in normalised space and all are higher for more anomalous rows:
 - `bce`: mean binary cross-entropy, from the logits. Values outside 0..1 count as the nearer end plus their squared
   excess, since cross-entropy alone would fall without bound there and call such rows normal.
 - `zscore`: mean of (error / spread)², the spread being each value's root mean squared error on normal rows.
+- `mahalanobis`: squared Mahalanobis distance of the error from its mean on normal rows, over the number of values: the
+  mean of the squares of the whitened errors. Errors that never occur together count for more than each on its own.
+- `prototype`: `mahalanobis` plus the mean of ((value - nearest prototype's) / spread)². Prototypes are k-means
+  centres of training rows: rows far from all of them are odd even where the network reconstructs them well.
 - `elbo`: negative evidence lower bound in nats (Kingma & Welling 2013, https://arxiv.org/abs/1312.6114) with the
   analytic KL divergence and the mean as the latent; Bernoulli decoder for models trained with BCE, else Gaussian with
   the mean squared residual of normal rows as its variance.
@@ -28,6 +32,8 @@ from edgeae.export.graph import GraphBuilder
 
 __all__ = ["SPREAD_FLOOR", "ScoreSpec", "add_score", "reference_score"]
 
+Array = np.ndarray[Any, Any]
+
 # A value that normal rows always reconstruct exactly would make any error there infinite.
 SPREAD_FLOOR = 0.01
 
@@ -38,23 +44,42 @@ class ScoreSpec:
 
     Attributes:
         kind: Its name.
-        spread: For zscore, root mean squared error per value on normal rows, float32 [*row], floored.
+        spread: For zscore, root mean squared error per value on normal rows, float32 [*row], floored; for prototype,
+            the usual distance of a value from the nearest prototype's.
         decoder_variance: For elbo with a Gaussian decoder.
+        centre: For mahalanobis and prototype, the mean error per value on normal rows, float32 [*row].
+        whitening: For mahalanobis and prototype, the symmetric square root of the errors' inverse covariance, float32
+            [values, values].
+        prototypes: For prototype, typical rows in normalised space, float32 [k, values].
     """
 
     kind: ScoreKind
     spread: np.ndarray[Any, np.dtype[np.float32]] | None = None
     decoder_variance: float | None = None
+    centre: np.ndarray[Any, np.dtype[np.float32]] | None = None
+    whitening: np.ndarray[Any, np.dtype[np.float32]] | None = None
+    prototypes: np.ndarray[Any, np.dtype[np.float32]] | None = None
+
+    @property
+    def statistics(self) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
+        """The arrays that a reader needs to compute the score from rows and reconstructions."""
+        arrays = {
+            "spread": self.spread,
+            "centre": self.centre,
+            "whitening": self.whitening,
+            "prototypes": self.prototypes,
+        }
+        return {name: array for name, array in arrays.items() if array is not None}
 
     @property
     def of_difference(self) -> bool:
         """Whether the score needs only target minus reconstruction, so that a common shift cancels."""
-        return self.kind in ("mse", "mae", "zscore") or (self.kind == "elbo" and self.decoder_variance is not None)
+        return not self.of_logits and self.prototypes is None
 
     @property
     def of_logits(self) -> bool:
         """Whether the score is a cross-entropy, computed before the sigmoid."""
-        return not self.of_difference
+        return self.kind == "bce" or (self.kind == "elbo" and self.decoder_variance is None)
 
 
 def reference_score(
@@ -81,6 +106,9 @@ def reference_score(
         error = (entropy.sum(axes) + (x - inside).square().sum(axes)) / values
     else:
         difference = x - (torch.sigmoid(out) if sigmoid else out)
+        if spec.whitening is not None and spec.centre is not None:
+            centre, whitening = (torch.from_numpy(array).to(x.dtype) for array in (spec.centre, spec.whitening))
+            return ((difference - centre).flatten(1) @ whitening).square().mean(1) + _reference_distance(spec, x)
         if spec.spread is not None:
             difference = difference / torch.from_numpy(spec.spread).to(difference.dtype)
         error = (difference.abs() if spec.kind == "mae" else difference.square()).mean(axes)
@@ -131,6 +159,15 @@ def add_score(
             errors = graph.add("Add", [errors, square(graph.add("Sub", [x, inside]))])
     else:
         difference = graph.add("Sub", [x, graph.add("Sigmoid", [out]) if sigmoid else out])
+        if spec.whitening is not None and spec.centre is not None:
+            if len(row) > 1:
+                flat = graph.constant(np.array([-1, values], np.int64), "flat")
+                difference, x = (graph.add("Reshape", [each, flat]) for each in (difference, x))
+            whitened = _affine(graph, difference, spec.whitening, -spec.centre.reshape(-1) @ spec.whitening)
+            error = graph.reduce("ReduceMean", square(whitened), (1,))
+            if spec.prototypes is None or spec.spread is None:
+                return error
+            return graph.add("Add", [error, _distance(graph, spec.prototypes, spec.spread, x)])
         if spec.spread is not None:
             difference = graph.add("Mul", [difference, graph.constant((1 / spec.spread).astype(np.float32), "spread")])
         errors = graph.add("Abs", [difference]) if spec.kind == "mae" else square(difference)
@@ -145,3 +182,39 @@ def add_score(
     gaussian = 0.0 if variance is None else 0.5 * values * math.log(2 * math.pi * variance)
     constant = graph.constant(np.float32(gaussian - 0.5 * latent_dim))
     return graph.add("Add", [graph.add("Add", [error, divergence]), constant])
+
+
+def _reference_distance(spec: ScoreSpec, x: Tensor) -> Tensor | float:
+    """Mean squared distance [batch] from the nearest prototype, in units of the spread."""
+    if spec.prototypes is None or spec.spread is None:
+        return 0.0
+    prototypes, spread = (torch.from_numpy(array).to(x.dtype) for array in (spec.prototypes, spec.spread.reshape(-1)))
+    rows = x.flatten(1)
+    distances = [((rows - prototype) / spread).square().mean(1) for prototype in prototypes]
+    return torch.stack(distances).amin(0)
+
+
+def _distance(graph: GraphBuilder, prototypes: Array, spread: Array, x: str) -> str:
+    """Add the nodes of `_reference_distance`: |u - p|² = |u|² + (|p|² - 2 u.p), around the middle of the prototypes.
+
+    Args:
+        graph: Where to.
+        prototypes: [k, values].
+        spread: [*row].
+        x: Normalised rows [batch, values].
+    """
+    spread = spread.reshape(-1).astype(np.float64)
+    middle = prototypes.mean(axis=0)
+    scaled = (prototypes - middle) / spread
+    moved = graph.add("Sub", [x, graph.constant(middle, "middle")])
+    rows = graph.add("Mul", [moved, graph.constant((1 / spread).astype(np.float32), "spread")])
+    own = graph.reduce("ReduceMean", graph.add("Mul", [rows, rows]), (1,))
+    values = scaled.shape[1]
+    others = _affine(graph, rows, -2 / values * scaled.T, np.square(scaled).mean(axis=1))
+    return graph.add("Add", [own, graph.reduce("ReduceMin", others, (1,))])
+
+
+def _affine(graph: GraphBuilder, rows: str, weight: Array, offset: Array) -> str:
+    """Add rows @ weight + offset: [batch, n] @ [n, m] + [m]."""
+    constants = [graph.constant(array.astype(np.float32)) for array in (weight, offset)]
+    return graph.add("Gemm", [rows, *constants])

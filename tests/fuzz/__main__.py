@@ -1,4 +1,4 @@
-"""`python -m tests.fuzz --hours 8`: fuzz graphs and bundles in turn, print what was seen, and keep what went wrong."""
+"""`python -m tests.fuzz --hours 8`: fuzz graphs, bundles and latent files in turn, and keep what went wrong."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+from tests.fuzz.latents import fuzz_latents
 from tests.fuzz.run import describe, fuzz, fuzz_bundles
 
 
 def main() -> int:
-    """Fuzz in rounds of a minute for graphs and one for bundles; return 1 if something was found."""
+    """Fuzz in rounds of a minute each for graphs, bundles and latent files; return 1 if something was found."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--hours", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=int(time.time()))
@@ -35,6 +36,15 @@ def main() -> int:
         for number, what, wrong in opened.bad:
             found = True
             sys.stdout.write(f"  {options.out}/bundle-{number}: {what}: {wrong}\n")
+        left = max(1.0, until - time.monotonic())
+        read = fuzz_latents(seconds=min(60.0, left), seed=seed)
+        sys.stdout.write(f"seed {seed}, latent files: {dict(read.verdicts)}, {len(read.bad)} bad\n")
+        for name, what, data in read.bad:
+            found = True
+            options.out.mkdir(parents=True, exist_ok=True)
+            path = options.out / f"{name}-{hashlib.sha256(data).hexdigest()[:12]}.eae"
+            path.write_bytes(data)
+            sys.stdout.write(f"  {path}: {what}\n")
         sys.stdout.flush()
         seed += 1
     return int(found)

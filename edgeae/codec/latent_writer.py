@@ -1,0 +1,396 @@
+"""Rows through a model into a latent file."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import zlib
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import BinaryIO, Final
+
+import numpy as np
+import zstandard
+
+from edgeae.codec.chunk_writer import ChunkWriter
+from edgeae.codec.coders import Array, Coder
+from edgeae.codec.format import Header, most_rows
+from edgeae.codec.latents import pack_latents
+from edgeae.codec.report import Report, Tally
+from edgeae.codec.residuals import (
+    WORTH,
+    Corrected,
+    Grid,
+    check_margins,
+    correct,
+    grid_for,
+    grid_within,
+    margins_of,
+    pack_residuals,
+)
+from edgeae.codec.settings import (
+    Settings,
+    check_model,
+    dtype_name,
+    least_steps,
+    make_header,
+    measured_drift,
+    peak,
+    reference_of,
+)
+from edgeae.errors import BundleError, InputError
+from edgeae.runtime import Autoencoder
+from edgeae.runtime.inputs import RowSpec, as_rows
+
+__all__ = ["LatentWriter"]
+
+_logger = logging.getLogger("edgeae")
+VALUES: Final = 2**21  # in the rows of a chunk, about
+MOST_ROWS: Final = 2**16
+AHEAD: Final = 2  # chunks that are encoded while others are coded, and that hold on to their rows
+TOGETHER: Final = 8  # chunks that are encoded at once where that is all the rows are needed for
+MEASURED: Final = 1024  # rows of the first chunk
+WHOLE: Final = 2.0**24  # up to which float32 holds every whole number
+
+
+class LatentWriter:
+    """Compresses rows into a file (.eae) or a pipe, chunk by chunk, in memory that does not grow with their number.
+
+    A chunk is on its way to the disk when it is full. A new file is written in place: whoever kills the writer loses
+    the rows since the last full chunk, and goes on with `append`. Leaving the `with` block because of an error ends the
+    file properly, with the rows that were written before; only a file that would have replaced another (`force`) goes.
+    Coding runs in a thread of its own beside the model. One thread at a time may use a writer.
+
+    Rows are taken as float32, or as uint8 where the first ones are, like everywhere in edgeae; bounds refer to these.
+
+    Raises:
+        InputError: if the file cannot be written or the settings fit neither model nor file; from `write`, for rows of
+            another shape, that are not finite, or that a promise cannot be kept for.
+        IntegrityError: from `append`, if the file's header is damaged.
+
+    Example:
+        >>> import tempfile
+        >>> import edgeae
+        >>> from edgeae.codec import LatentReader, LatentWriter
+        >>> path = tempfile.mkdtemp() + "/rows.eae"
+        >>> with edgeae.load("export/golden/table", device="cpu") as model:
+        ...     rows = model.bundle.golden().x
+        ...     with LatentWriter(path, model, max_error=0.5) as writer:
+        ...         writer.write(rows)
+        ...     with LatentReader(path, model) as reader:
+        ...         bool((abs(reader[2:5] - rows[2:5]) <= 0.5).all())
+        True
+    """
+
+    def __init__(
+        self,
+        target: str | os.PathLike[str] | BinaryIO,
+        model: Autoencoder,
+        *,
+        dtype: str | None = None,
+        max_error: float | None = None,
+        target_psnr: float | None = None,
+        lossless: bool = False,
+        append: bool = False,
+        force: bool = False,
+        compare: bool = False,
+    ) -> None:
+        """Open a file for writing.
+
+        Args:
+            target: A path, or a binary file that is open for writing, such as a pipe.
+            model: What compresses; a promise needs its fp32 graphs.
+            dtype: Of the stored latents; see `Settings`, like the next three.
+            max_error: Largest absolute error of a value.
+            target_psnr: Lowest peak signal-to-noise ratio of a chunk, in decibels.
+            lossless: Every value comes out as it was.
+            append: Go on with an existing file, in its own settings; a tail that a killed writer left is cut off.
+            force: Replace an existing file, once the new one is complete.
+            compare: Also find out what zstd makes of the raw bytes, for the report; takes time.
+        """
+        self._model = model
+        self._settings = Settings(dtype, max_error, target_psnr, lossless)
+        row = model.manifest.input
+        self._spec = RowSpec(
+            "x", row.shape, np.dtype(row.dtype), np.zeros(row.shape, row.dtype), row.layout, row.feature_names
+        )
+        self._file = ChunkWriter(target, append=append, force=force)
+        try:
+            if self._file.header is not None:
+                _check_settings(self._settings, self._file.header, self._file.where)
+                check_model(self._file.header, model, self._file.where)
+        except BaseException:
+            self._file.abandon()
+            raise
+        self._before = self._file.size if self._file.header is not None else 0
+        self._coder = Coder()
+        self._zstd = zstandard.ZstdCompressor(level=3).compressobj() if compare else None
+        self._zstd_bytes = 0
+        self._pool = ThreadPoolExecutor(1, "edgeae-codec")
+        self._waiting: deque[Future[None]] = deque()
+        self._least: Array | None = None
+        self._drift = 0.0
+        self._reference = reference_of(model)
+        self._largest: float | None = None
+        self._counts_unknown = True
+        self._peak = 1.0
+        self._pending: Array | None = None
+        self._held = 0
+        self._rows = 0
+        self._sent = 0
+        self._failed = False
+        self._closed = False
+        self._tally = Tally()
+
+    @property
+    def header(self) -> Header | None:
+        """What the file is; None before the first rows of a new one."""
+        return self._file.header
+
+    @property
+    def rows(self) -> int:
+        """Rows given to `write` so far."""
+        return self._rows
+
+    def write(self, x: object) -> None:
+        """Compress rows [n, *input_shape], any array-like.
+
+        Raises:
+            InputError: for rows that cannot be taken; none of them is then.
+        """
+        if self._closed:
+            raise InputError(f"{self._file.where}: this writer was closed")
+        given = as_rows(x, self._spec)
+        if not len(given):
+            return
+        header = self._file.header or self._begin(given)
+        start = 0
+        step = self._chunk(header)
+        while start < len(given):
+            if self._pending is None and len(given) - start >= step:
+                many = min((len(given) - start) // step, TOGETHER if self._plain else 1)
+                # encoding looks for what is not finite
+                part = self._rows_of(given, start, start + many * step, header)
+                own = header.bound != "none" and np.may_share_memory(part, given)
+                self._submit(part.copy() if own else part)
+            else:
+                if self._pending is None:
+                    self._pending, self._held = np.empty((step, *header.shape), header.dtype), 0
+                part = self._rows_of(given, start, min(len(given), start + step - self._held), header)
+                self._check_finite(part)
+                self._pending[self._held : self._held + len(part)] = part
+                self._held += len(part)
+                if self._held == step:
+                    self._submit_pending()
+            self._rows += len(part)
+            start += len(part)
+
+    def flush(self) -> None:
+        """Make a chunk of the rows that are waiting for more, and have everything on the disk."""
+        self._submit_pending()
+        self._wait(0)
+        self._file.sync()
+
+    def close(self) -> None:
+        """Write what is waiting, and the end of the file.
+
+        Raises:
+            InputError: if the file cannot be written.
+        """
+        if self._closed:
+            return
+        try:
+            if self._file.header is None:
+                self._begin(np.empty((0, *self._spec.shape), self._spec.dtype))
+            self._submit_pending()
+            self._wait(0)
+        except BaseException:
+            self._abandon()
+            raise
+        self._closed = True
+        self._pool.shutdown()
+        self._file.close()
+
+    def report(self) -> Report:
+        """Return what was written and how well; complete after `close`."""
+        self._wait(0)
+        header = self._file.header
+        if header is None:
+            raise InputError(f"{self._file.where}: nothing was written yet")
+        if self._zstd is not None and self._closed:
+            self._zstd_bytes, self._zstd = self._zstd_bytes + len(self._zstd.flush()), None
+        return self._tally.report(
+            header,
+            coded_bytes=self._file.size - self._before,
+            zstd_bytes=self._zstd_bytes or None,
+            peak=self._peak,
+            counted=self._counts_unknown,
+        )
+
+    def __enter__(self) -> LatentWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None and (self._failed or self._file.replaces or self._file.header is None):
+            self._abandon()
+        else:
+            self.close()
+
+    def _begin(self, rows: Array) -> Header:
+        header = make_header(self._model, self._settings, rows)
+        self._file.begin(header)
+        return header
+
+    @property
+    def _plain(self) -> bool:
+        """Whether only latents wait to be coded: what they take is little."""
+        return self._file.header is not None and self._file.header.bound == "none" and self._zstd is None
+
+    def _chunk(self, header: Header) -> int:
+        return max(1, min(MOST_ROWS, most_rows(header), VALUES // max(header.row_values, header.latent_dim)))
+
+    def _rows_of(self, given: Array, start: int, stop: int, header: Header) -> Array:
+        """Return rows in the file's dtype, checked."""
+        part = given[start:stop]
+        with np.errstate(all="ignore"):
+            rows = part.astype(header.dtype, copy=False)
+        bad = None
+        if rows.dtype == np.uint8 and part.dtype != np.uint8:
+            bad, why = rows != part, "the file holds whole numbers from 0 to 255, as its first rows did"
+        elif header.bound == "lossless" and rows.dtype != np.uint8:
+            bad, why = (rows != np.rint(rows)) | (np.abs(rows) > WHOLE), "lossless is for whole numbers up to 2^24"
+        if bad is not None:
+            self._refuse(part, bad, why)
+        return np.ascontiguousarray(rows)
+
+    def _check_finite(self, rows: Array) -> None:
+        if rows.dtype != np.uint8:
+            self._refuse(rows, ~np.isfinite(rows), "remove or impute such values")
+
+    def _refuse(self, rows: Array, bad: Array, why: str) -> None:
+        """Refuse rows of which any value is bad."""
+        if bad.any():
+            row, *place = (int(index) for index in np.argwhere(bad)[0])
+            value, where = rows[(row, *place)], place if len(place) > 1 else place[0]
+            raise InputError(f"x: row {self._rows + row}, value {where} is {value}; {why}")
+
+    def _submit_pending(self) -> None:
+        if self._pending is not None and self._held:
+            rows, self._pending, self._held = self._pending[: self._held], None, 0
+            self._submit(rows)
+
+    def _submit(self, rows: Array) -> None:
+        try:
+            z = self._model.encode(rows)
+        except InputError:
+            self._check_finite(rows)
+            raise
+        header, plain = self._file.header, self._plain
+        step = len(rows) if header is None else self._chunk(header)
+        for start in range(0, len(rows), step):
+            part = rows[start : start + step]
+            # of plain latents only the first chunk is measured; the caller may change its rows once they are encoded
+            kept = part if not plain else part[:0] if self._sent else part[:MEASURED].copy()
+            self._sent += 1
+            self._waiting.append(self._pool.submit(self._code, kept, z[start : start + step], part.nbytes))
+        self._wait(2 * TOGETHER if plain else AHEAD)
+
+    def _wait(self, most: int) -> None:
+        while len(self._waiting) > most or (self._waiting and self._waiting[0].done()):
+            try:
+                self._waiting.popleft().result()
+            except BaseException:
+                self._failed = True
+                raise
+
+    def _abandon(self) -> None:
+        self._closed = self._failed = True
+        self._pool.shutdown(cancel_futures=True)
+        self._file.abandon()
+
+    def _code(self, rows: Array, z: Array, raw_bytes: int) -> None:
+        """Code one chunk and write it, in the pool's only thread; of plain latents only the first chunk has rows."""
+        header = self._file.header
+        if header is None or self._failed:
+            return
+        first = self._tally.rows == 0
+        if first:
+            self._peak = peak(self._model, header.dtype, rows)
+            self._least = least_steps(self._model.decode, z, header.bits) if header.bits <= 8 else None
+        payload, latents = pack_latents(self._coder, z, header.bits, self._least)
+        unknown = crc = 0
+        if header.bound != "none":
+            corrected, grid = self._correct(header, rows.reshape(len(rows), -1), latents())
+            residuals = pack_residuals(self._coder, corrected, grid)
+            if grid.step and len(residuals) > WORTH * corrected.rows.size:
+                plain = self._without_model(header, rows, grid)
+                other = pack_residuals(self._coder, plain, grid, without=True)
+                if len(other) < len(residuals):
+                    corrected, residuals = plain, other
+            payload += residuals
+            anomalies = self._anomalies(rows)
+            unknown, crc = int(anomalies.sum()), zlib.crc32(corrected.rows.data)
+            self._tally.add(corrected, anomalies)
+        elif first:
+            sample = rows[:MEASURED]
+            self._tally.measure(self._model.decode(latents()[:MEASURED]), sample)
+        if self._zstd is not None:
+            self._zstd_bytes += len(self._zstd.compress(rows.data))
+        self._file.write(payload, len(z), unknown=unknown, decoded_crc=crc)
+        self._tally.rows += len(z)
+        self._tally.raw_bytes += raw_bytes
+
+    def _correct(self, header: Header, x: Array, latents: Array) -> tuple[Corrected, Grid]:
+        x_hat = self._model.decode(latents).reshape(len(x), -1)
+        first = not self._drift
+        if first:
+            self._drift = measured_drift(self._model.decode, latents, self._reference)
+        margins = margins_of(x_hat, self._reference, self._drift)
+        whole = header.bound == "lossless" or header.dtype == "uint8"
+        if header.bound == "max-mse":
+            if first:
+                check_margins(margins, grid_for(math.sqrt(header.value), whole=whole))
+            grid, corrected = grid_within(x, x_hat, header.value, margins, whole=whole, first=self._largest)
+            self._largest = grid.step * grid.unit / 2 * 2**0.25 if grid.step else None
+            return corrected, grid
+        error = 0.0 if header.bound == "lossless" else header.value
+        grid = grid_for(error, whole=whole)
+        if first:
+            check_margins(margins, grid)
+        return correct(x, x_hat, grid, margins, error), grid
+
+    def _without_model(self, header: Header, rows: Array, grid: Grid) -> Corrected:
+        """Return rows on the same grid that owe nothing to the decoder: smaller where it does not know them at all."""
+        x = rows.reshape(len(rows), -1)
+        error = {"lossless": 0.0, "max-error": header.value}.get(header.bound, grid.step * grid.unit / 2)
+        return correct(x, np.zeros(x.shape, np.float32), grid, np.zeros(x.shape[1]), error)
+
+    def _anomalies(self, rows: Array) -> Array:
+        if self._counts_unknown:
+            try:
+                return self._model.predict(rows)
+            except BundleError as problem:
+                _logger.warning("anomalies are not counted: %s", problem)
+                self._counts_unknown = False
+        return np.zeros(len(rows), np.bool_)
+
+
+def _check_settings(settings: Settings, header: Header, where: str) -> None:
+    """Refuse to go on with a file in other settings than its own."""
+    wanted = {
+        "dtype": settings.bits in (None, header.bits),
+        "max_error": settings.max_error is None or (header.bound, header.value) == ("max-error", settings.max_error),
+        "target_psnr": settings.target_psnr is None,
+        "lossless": not settings.lossless or header.bound == "lossless",
+    }
+    for name, right in wanted.items():
+        if not right:
+            promise = header.bound if header.bound in ("none", "lossless") else f"{header.bound} {header.value:g}"
+            raise InputError(
+                f"{where}: is written with dtype {dtype_name(header.bits)} and the bound {promise}; it is gone on with "
+                f"in the same way: leave out {name}"
+            )
