@@ -68,9 +68,9 @@ def measure(
         seconds: Time for each candidate; each is called at least once.
         slice_seconds: Length of a turn; at least one call.
         warm_up_seconds: Time for each before anything is recorded; at least one call.
-        settle_seconds: Pause before each turn, and then a call that is not counted: threads of the candidate before have
-            stopped spinning, the caches hold this one's data, and cores that slept are awake, which for those of a
-            virtual machine may take milliseconds.
+        settle_seconds: Pause before each turn, and then a call that is not counted: threads of the candidate before
+            have stopped spinning, the caches hold this one's data, and cores that slept are awake, which for those of
+            a virtual machine may take milliseconds.
         clock: Returns seconds.
         sleep: Waits for seconds.
 

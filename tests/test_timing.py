@@ -81,7 +81,13 @@ def test_a_candidate_settles_before_its_turn_without_being_counted() -> None:
         sleep=lambda seconds: clock.log.append("pause"),
     )
     words = " ".join(clock.log).removeprefix("short long ").split("pause ")
-    assert sorted(word.strip() for word in words) == ["", "long long", "long long", "short short short", "short short short"]
+    assert sorted(word.strip() for word in words) == [
+        "",
+        "long long",
+        "long long",
+        "short short short",
+        "short short short",
+    ]
     assert timings["short"].calls == 4
 
 

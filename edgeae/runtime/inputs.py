@@ -72,14 +72,19 @@ def as_rows(value: object, spec: RowSpec, *, single: bool = False) -> Array:
     return array
 
 
+_PIECE = 8192
+
+
 def all_finite(block: Array) -> bool:
     """Tell whether a contiguous float32 block holds neither NaN nor infinity.
 
     A dot product of the block with itself is finite only if all values are; it is several times cheaper than the
-    exact test, which is needed only where large values overflow the product. `vdot`, since `dot` warns of overflow.
+    exact test, which is needed only where large values overflow the product. `vdot`, since `dot` warns of overflow; in
+    pieces, since BLAS starts threads of its own for longer ones, which would get in the way of the workers.
     """
     flat = block.reshape(-1)
-    return math.isfinite(np.vdot(flat, flat)) or bool(np.isfinite(flat).all())
+    pieces = (flat[start : start + _PIECE] for start in range(0, flat.size, _PIECE))
+    return all(math.isfinite(np.vdot(piece, piece)) for piece in pieces) or bool(np.isfinite(flat).all())
 
 
 class RowReader:

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from edgeae.bundle.protobuf import parse_model
 from edgeae.errors import BundleError
@@ -22,7 +23,7 @@ from tests.fuzz.spoil import mutate_bundle
 from tests.fuzz.worker import Worker
 
 # so that what passes needs little memory and time, and more than that is a finding
-TIGHT = {"activation": 2**20, "activations": 2**22, "work": 2**26, "constant_work": 2**24}
+TIGHT: dict[str, Any] = {"activation": 2**20, "activations": 2**22, "work": 2**26, "constant_work": 2**24}
 SLOW = 2.0
 
 
