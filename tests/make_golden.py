@@ -47,6 +47,9 @@ VARIANTS = {
         {"latent_dim": 3, "hidden": [16]}, {"score": "zscore", "precision": ("fp32", "fp16", "int8")}, table=True
     ),
     "table-far": Variant({"latent_dim": 3, "hidden": [16], "batch_norm": True}, {"score": "mse"}, table=True),
+    "table-prototype": Variant(
+        {"latent_dim": 3, "hidden": [16]}, {"score": "prototype", "precision": ("fp32", "int8")}, table=True
+    ),
     "mlperf-tiny-ad": Variant(
         {"variant": "mlperf-tiny-ad", "hidden": [16, 16], "latent_dim": 4}, {"score": "mse"}, table=True
     ),

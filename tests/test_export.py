@@ -32,7 +32,7 @@ from tests.make_golden import GOLDEN, VARIANTS, make, sensor_table
 # what a small interpreter, and later the guard, has to know; new operators are a decision, not an accident
 OPERATORS = {
     "Abs", "Add", "Cast", "Clip", "Conv", "ConvTranspose", "Exp", "Flatten", "Gemm", "GreaterOrEqual", "MatMul", "Mul",
-    "Pad", "Div", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Resize", "Sigmoid", "Slice", "Softplus",
+    "Pad", "Div", "ReduceMean", "ReduceMin", "ReduceSum", "Relu", "Reshape", "Resize", "Sigmoid", "Slice", "Softplus",
     "Squeeze", "Sub", "Tanh", "TopK", "Transpose", "Unsqueeze", "Where",
 }  # fmt: skip
 INTEGERS = {"DequantizeLinear", "QGemm", "QLinearConv", "QuantizeLinear"}
