@@ -443,19 +443,22 @@ def test_a_writer_that_cannot_write_says_so(model: edgeae.Autoencoder, tmp_path:
 @pytest.mark.parametrize("settings", [{"dtype": "int8"}, {"max_error": 0.5}], ids=str)
 def test_memory_stays_flat(settings: dict[str, Any], model: edgeae.Autoencoder, tmp_path: Path) -> None:
     x = table_rows(model, 2**14)
-    peaks = []
-    for repeat in (20, 80):
+
+    def peak(repeat: int) -> int:
         tracemalloc.start()
         try:
-            with LatentWriter(tmp_path / f"{repeat}.eae", model, **settings) as writer:
+            with LatentWriter(tmp_path / "rows.eae", model, force=True, **settings) as writer:
                 for _ in range(repeat):
                     writer.write(x)
-            with LatentReader(tmp_path / f"{repeat}.eae", model) as reader:
+            with LatentReader(tmp_path / "rows.eae", model) as reader:
                 assert sum(len(block) for block in reader) == repeat * len(x)
-            peaks.append(tracemalloc.get_traced_memory()[1])
+            return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
-    assert peaks[1] < 1.2 * peaks[0] + 2**20
+
+    # How many chunks are under way at once differs with the machine's mood; the least of some runs does not.
+    few, many = (min(peak(repeat) for _ in range(3)) for repeat in (20, 80))
+    assert many < 1.2 * few + 2**20
 
 
 def test_without_zstandard_the_error_names_the_command() -> None:
