@@ -33,7 +33,12 @@ def test_the_blocks_of_a_document_run_in_order(document: Path, tmp_path: Path) -
     header = ",".join(f"sensor_{index}" for index in range(table.shape[1]))
     np.savetxt(tmp_path / "sensors.csv", table, delimiter=",", header=header, comments="", fmt="%.7g")
     scripts = Path(sys.executable).parent
-    environment = {**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}", "PYTHONWARNINGS": "error"}
+    environment = {
+        **os.environ,
+        "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONWARNINGS": "error",
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),  # where edgeae tune writes
+    }
     ran = 0
     for language, options, text in BLOCK.findall(document.read_text("utf-8")):
         if "norun" in options:
