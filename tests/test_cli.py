@@ -105,6 +105,19 @@ def test_scores_go_to_the_screen_and_come_from_a_pipe(invoke: Invoke, table: Pat
     assert "rows are anomalies" in from_file.stderr
 
 
+def test_scores_come_with_reasons(invoke: Invoke, table: Path) -> None:
+    import pandas
+
+    invoke("score", GOLDEN / "table", table, "-o", "s.csv", "--explain", 2)
+    invoke("score", GOLDEN / "table", table, "-o", "s.parquet", "--explain", 2)
+    frame = pandas.read_csv("s.csv", dtype={"anomaly": bool})
+    assert list(frame.columns)[3:7] == ["feature_1", "contribution_1", "value_1", "expected_1"]
+    assert set(frame["feature_1"]) <= set(pandas.read_csv(table).columns)
+    assert (frame["contribution_1"] >= frame["contribution_2"]).all()
+    pandas.testing.assert_frame_equal(frame, pandas.read_parquet("s.parquet"), check_dtype=False)
+    assert ".csv, .parquet" in invoke("score", GOLDEN / "table", table, "-o", "s.npy", "--explain", 2, code=1).stderr
+
+
 def test_columns_are_matched_by_name(invoke: Invoke, table: Path) -> None:
     import pandas
 

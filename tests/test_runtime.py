@@ -180,8 +180,27 @@ def test_the_largest_contributions_come_with_names(bundles: dict[str, tuple[Path
     explanation = load(path).explain(rows)
     assert explanation.top(1)[0][0][0] == "4, 1"
     assert len(explanation.top(99)[0]) == 20
-    with pytest.raises(InputError, match="top"):
+    with pytest.raises(InputError, match="explain"):
         explanation.top(0)
+
+
+def test_reasons_are_the_largest_contributions_with_what_was_there_and_what_was_expected(
+    bundles: dict[str, tuple[Path, Network]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, network = bundles["mae"]
+    rows, model = network.rows(5), load(path)
+    monkeypatch.setattr("edgeae.runtime.explain.BLOCK_VALUES", 2 * rows[0].size)  # three blocks
+    reasons, explanation = model.reasons(rows, 2), model.explain(rows)
+    assert list(reasons) == [f"{name}_{i}" for i in (1, 2) for name in ("feature", "contribution", "value", "expected")]
+    for row, top in enumerate(explanation.top(2)):
+        assert [(reasons[f"feature_{i}"][row], reasons[f"contribution_{i}"][row]) for i in (1, 2)] == top
+        place = explanation.places(1)[row, 0]
+        assert reasons["value_1"][row] == rows[row, place]
+        assert reasons["expected_1"][row] == model.reconstruct(rows)[row, place]
+    assert len(model.reasons(rows[:0], 99)["feature_1"]) == 0
+    assert len(model.reasons(rows, 99)) == 4 * rows[0].size
+    with pytest.raises(InputError, match="from 1"):
+        model.reasons(rows, 0)
 
 
 def test_zscore_without_its_statistics_is_not_explained(tmp_path: Path) -> None:

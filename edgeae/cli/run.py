@@ -167,6 +167,12 @@ def reconstruct_command(
     show_default=True,
     help="Rows with missing or infinite values: stop, or score NaN and call them anomalies.",
 )
+@click.option(
+    "--explain",
+    type=click.IntRange(min=1),
+    metavar="K",
+    help="Name the K values of each row that contribute most: feature, contribution, value, expected value.",
+)
 @data_options
 @model_options
 @trust_option
@@ -177,6 +183,7 @@ def score_command(
     data: str,
     out: Path | None,
     on_invalid: str,
+    explain: int | None,
     label_column: str | None,
     columns: tuple[str, ...] | None,
     data_dir: str | None,
@@ -190,19 +197,20 @@ def score_command(
 
     An anomaly is a row whose score exceeds the threshold or is no number.
 
-    Writes the columns row, score, anomaly. Tables are matched by the names of their columns.
+    Writes the columns row, score, anomaly; with --explain K also feature_1, contribution_1, value_1, expected_1 and so
+    on for the K values of the row that contribute most. Tables are matched by the names of their columns.
 
     \b
     Example:
-        edgeae score bundle sensors.csv -o scores.csv
+        edgeae score bundle sensors.csv -o scores.csv --explain 3
         cat sensors.csv | edgeae score bundle -
     """
     import edgeae
     from edgeae.data import load_rows
-    from edgeae.data.writers import SCORE_FORMATS, check_output, score_lines, write_scores
+    from edgeae.data.writers import EXPLAINED_FORMATS, SCORE_FORMATS, check_output, score_lines, write_scores
 
     if out is not None:
-        check_output(out, SCORE_FORMATS, force=force)
+        check_output(out, SCORE_FORMATS if explain is None else EXPLAINED_FORMATS, force=force)
     elif as_json:
         raise click.UsageError("--json prints a summary; give -o FILE for the scores themselves")
     with edgeae.load(bundle, device=device, precision=precision, trust=trust, on_invalid=on_invalid) as model:
@@ -216,13 +224,14 @@ def score_command(
         ).x
         with status("scoring"):
             scores = model.score(rows)
+            reasons = model.reasons(rows, explain) if explain else None
         anomalies = ~(scores <= model.threshold)
         summary = {"rows": len(scores), "anomalies": int(anomalies.sum()), "threshold": model.threshold}
     if out is None:
-        for text in score_lines(scores, anomalies):
+        for text in score_lines(scores, anomalies, reasons):
             click.echo(text, nl=False)
     else:
-        write_scores(out, scores, anomalies)
+        write_scores(out, scores, anomalies, reasons)
     if as_json:
         print_json(summary)
     else:

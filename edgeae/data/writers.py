@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import itertools
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,10 +17,11 @@ import numpy as np
 from edgeae.bundle.atomic import check_new, explained, new_file, open_atomic
 from edgeae.errors import InputError, MissingPackageError
 
-__all__ = ["ARRAY_FORMATS", "SCORE_FORMATS", "check_output", "create_array", "write_scores"]
+__all__ = ["ARRAY_FORMATS", "EXPLAINED_FORMATS", "SCORE_FORMATS", "check_output", "create_array", "write_scores"]
 
 ARRAY_FORMATS = (".npy", ".csv")
 SCORE_FORMATS = (".csv", ".npy", ".parquet")
+EXPLAINED_FORMATS = (".csv", ".parquet")
 
 Array = np.ndarray[Any, Any]
 _BLOCK = 65_536
@@ -73,9 +75,7 @@ def create_array(
     yield array
     with open_atomic(path) as file:
         if names is not None:
-            header = io.StringIO()
-            csv.writer(header, lineterminator="\n").writerow(names)
-            file.write(header.getvalue().encode())
+            file.write(_csv([names]).encode())
         for start in range(0, len(array), _BLOCK):
             np.savetxt(file, array[start : start + _BLOCK], delimiter=",", fmt="%.9g")
 
@@ -110,26 +110,31 @@ def _allocate(file: BinaryIO, size: int) -> None:
     file.flush()
 
 
-def write_scores(path: str | os.PathLike[str], scores: Array, anomalies: Array) -> None:
-    """Write scores as .csv or .parquet (columns row, score, anomaly) or as a float32 .npy.
+def write_scores(
+    path: str | os.PathLike[str], scores: Array, anomalies: Array, reasons: Mapping[str, Array] | None = None
+) -> None:
+    """Write scores as .csv or .parquet (columns row, score, anomaly, and the reasons) or as a float32 .npy.
 
     Args:
         path: Where to.
         scores: float32 [n], higher is more anomalous.
         anomalies: bool [n].
+        reasons: More columns [n], of text or numbers; not for .npy.
 
     Raises:
-        InputError: if the file cannot be written.
+        InputError: if the file cannot be written, or cannot hold the reasons.
         MissingPackageError: for .parquet without pyarrow.
     """
     path = Path(path)
     if path.suffix.lower() == ".npy":
+        if reasons:
+            raise InputError(f"{path}: an .npy file holds the scores alone; write explanations as .csv or .parquet")
         with create_array(path, scores.shape) as array:
             array[:] = scores
         return
     if path.suffix.lower() == ".csv":
         with open_atomic(path) as file:
-            for text in score_lines(scores, anomalies):
+            for text in score_lines(scores, anomalies, reasons):
                 file.write(text.encode())
         return
     try:
@@ -137,18 +142,26 @@ def write_scores(path: str | os.PathLike[str], scores: Array, anomalies: Array) 
         import pyarrow.parquet
     except ImportError:
         raise MissingPackageError(f"{path}: Parquet needs pyarrow; install it with: pip install pyarrow") from None
-    table = pyarrow.table({"row": np.arange(len(scores)), "score": scores, "anomaly": anomalies})
+    table = pyarrow.table({"row": np.arange(len(scores)), "score": scores, "anomaly": anomalies, **(reasons or {})})
     with open_atomic(path) as file:
         pyarrow.parquet.write_table(table, file)
 
 
-def score_lines(scores: Array, anomalies: Array) -> Iterator[str]:
-    """Yield the text of a scores .csv in large pieces: a header, then row, score, anomaly (0 or 1)."""
-    yield "row,score,anomaly\n"
+def score_lines(scores: Array, anomalies: Array, reasons: Mapping[str, Array] | None = None) -> Iterator[str]:
+    """Yield the text of a scores .csv in large pieces: a header, then row, score, anomaly (0 or 1) and the reasons."""
+    reasons = reasons or {}
+    yield _csv([("row", "score", "anomaly", *reasons)])
     for start in range(0, len(scores), _BLOCK):
-        buffer = io.StringIO()
-        block = zip(scores[start : start + _BLOCK], anomalies[start : start + _BLOCK], strict=True)
-        csv.writer(buffer, lineterminator="\n").writerows(
-            (start + index, f"{score:.9g}", int(anomaly)) for index, (score, anomaly) in enumerate(block)
-        )
-        yield buffer.getvalue()
+        part = slice(start, start + _BLOCK)
+        columns = [
+            values[part] if values.dtype == object else [f"{value:.9g}" for value in values[part]]
+            for values in (scores, *reasons.values())
+        ]
+        flags = (int(anomaly) for anomaly in anomalies[part])
+        yield _csv(zip(itertools.count(start), columns[0], flags, *columns[1:], strict=False))
+
+
+def _csv(rows: Iterable[Iterable[object]]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue()

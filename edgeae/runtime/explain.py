@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,11 +13,15 @@ from edgeae.bundle import Manifest
 from edgeae.errors import BundleError, InputError
 from edgeae.runtime.inputs import Array
 
-__all__ = ["Explanation", "contributions"]
+if TYPE_CHECKING:
+    from edgeae.runtime.model import Autoencoder
+
+__all__ = ["Explanation", "contributions", "reasons"]
 
 # The decoder's output went through float32, where a sigmoid cannot come nearer to 0 or 1 than this.
 NEAREST = 2.0**-24
 WHITENED = ("mahalanobis", "prototype")
+BLOCK_VALUES = 2**20  # of the rows that are explained at a time
 MAX_PROTOTYPES = 4096  # a bundle's explanation must not take for ever
 
 
@@ -31,6 +35,7 @@ class Explanation:
             score. What a value adds to a Mahalanobis distance is the square of the whitened error that is closest to
             its own (Kessy, Lewin and Strimmer 2018, https://doi.org/10.1080/00031305.2016.1277159).
         names: One name per value of a row, where the bundle has names.
+        expected: float32 [n, *shape], the reconstruction in the user's units: what the model takes for normal there.
 
     Example:
         >>> values = np.array([[0.25, 0.75, 0.5]], np.float32)
@@ -40,6 +45,17 @@ class Explanation:
 
     values: np.ndarray[Any, np.dtype[np.float32]]
     names: tuple[str, ...] | None = None
+    expected: np.ndarray[Any, np.dtype[np.float32]] | None = None
+
+    def places(self, k: int = 5) -> np.ndarray[Any, np.dtype[np.intp]]:
+        """Return, for each row, where in the flattened row its k largest contributions are, largest first: [n, k].
+
+        Raises:
+            InputError: if k is not positive.
+        """
+        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+            raise InputError(f"explain: expected a whole number of contributions from 1, got {k!r}")
+        return np.argsort(-_flat(self.values), axis=1, kind="stable")[:, :k]
 
     def top(self, k: int = 5) -> list[list[tuple[str, float]]]:
         """Return, for each row, the k largest contributions with their names, largest first.
@@ -49,20 +65,16 @@ class Explanation:
         Raises:
             InputError: if k is not positive.
         """
-        if k < 1:
-            raise InputError(f"top: expected a whole number from 1, got {k!r}")
-        shape = self.values.shape[1:]
-        flat = self.values.reshape(len(self.values), -1)
-        order = np.argsort(-flat, axis=1, kind="stable")[:, :k]
         return [
-            [(self._name(int(index), shape), float(row[index])) for index in best]
-            for row, best in zip(flat, order, strict=True)
+            [(self.name(int(place)), float(row[place])) for place in best]
+            for row, best in zip(_flat(self.values), self.places(k), strict=True)
         ]
 
-    def _name(self, index: int, shape: tuple[int, ...]) -> str:
+    def name(self, place: int) -> str:
+        """Return what the value at a place of the flattened row is called."""
         if self.names is not None:
-            return self.names[index]
-        return ", ".join(str(place) for place in np.unravel_index(index, shape))
+            return self.names[place]
+        return ", ".join(str(index) for index in np.unravel_index(place, self.values.shape[1:]))
 
 
 def contributions(manifest: Manifest, statistics: Mapping[str, Array], x: Array, x_hat: Array) -> Array:
@@ -102,6 +114,38 @@ def contributions(manifest: Manifest, statistics: Mapping[str, Array], x: Array,
     if kind == "prototype":
         squared = squared + _distances(manifest, statistics, (x - shift) / scale)
     return np.asarray(squared / (2 * variance) if variance is not None and kind == "elbo" else squared, np.float32)
+
+
+def reasons(model: Autoencoder, rows: Array, k: int) -> dict[str, Array]:
+    """Return the columns that `Autoencoder.reasons` promises, explaining a block of rows at a time.
+
+    Args:
+        model: Explains the rows.
+        rows: [n, *shape].
+        k: How many values of each row to name.
+    """
+    step = max(1, BLOCK_VALUES // math.prod(model.input_shape))
+    k = min(k, math.prod(model.input_shape))
+    columns: dict[str, list[Array]] = {}
+    for start in range(0, max(1, len(rows)), step):
+        block = rows[start : start + step]
+        explained = model.explain(block)
+        places = explained.places(k)
+        sides = {"contribution": explained.values, "value": block}
+        if explained.expected is not None:
+            sides["expected"] = explained.expected
+        picked = {name: np.take_along_axis(_flat(side), places, 1) for name, side in sides.items()}
+        met, which = np.unique(places, return_inverse=True)
+        names = np.array([explained.name(int(place)) for place in met], object)[which.reshape(places.shape)]
+        for i in range(k):
+            columns.setdefault(f"feature_{i + 1}", []).append(names[:, i])
+            for name, values in picked.items():
+                columns.setdefault(f"{name}_{i + 1}", []).append(values[:, i].astype(np.float32))
+    return {name: np.concatenate(parts) for name, parts in columns.items()}
+
+
+def _flat(rows: Array) -> Array:
+    return rows.reshape(len(rows), math.prod(rows.shape[1:]))  # no rows have no -1
 
 
 def _distances(manifest: Manifest, statistics: Mapping[str, Array], rows: Array) -> Array:

@@ -18,7 +18,7 @@ from edgeae.runtime import native, process
 from edgeae.runtime.bound import Bound, Path
 from edgeae.runtime.bulk import run_rows
 from edgeae.runtime.device import Device, choose_device
-from edgeae.runtime.explain import Explanation, contributions
+from edgeae.runtime.explain import Explanation, contributions, reasons
 from edgeae.runtime.inputs import Array, RowReader, RowSpec, as_rows, result_array
 from edgeae.runtime.options import Options, Profile, check_profile, chunk_rows, second_level_cache
 from edgeae.runtime.session import TENSORS, Graph
@@ -248,14 +248,32 @@ class Autoencoder:
     def explain(self, x: object) -> Explanation:
         """Return what each value of each row contributes to the row's score; `.top(3)` names the largest ones."""
         rows = as_rows(x, self._x)
-        values = self.reconstruct(rows)
+        expected = self.reconstruct(rows)
+        values = np.empty_like(expected)
         statistics = self.bundle.statistics()
         with np.errstate(all="ignore"):  # rows that on_invalid="flag" lets pass
             for start in range(0, len(rows), self._chunk):
                 part = slice(start, start + self._chunk)
                 source = np.asarray(rows[part], np.float32)
-                values[part] = contributions(self.manifest, statistics, source, values[part])
-        return Explanation(values, self.feature_names)
+                values[part] = contributions(self.manifest, statistics, source, expected[part])
+        return Explanation(values, self.feature_names, expected)
+
+    def reasons(self, x: object, k: int = 3) -> dict[str, np.ndarray[Any, Any]]:
+        """Return why each row has its score, as columns of a table: the k values of the row that contribute most.
+
+        Returns:
+            For i from 1 to k (at most the values of a row) the arrays [n] "feature_i" (names), "contribution_i"
+            (float32, see `Explanation`), "value_i" and "expected_i" (float32: the row's value and its reconstruction,
+            in the units of your rows).
+
+        Raises:
+            InputError: if k is not positive.
+
+        Example:
+            >>> list(load("export/golden/table", device="cpu").reasons(np.zeros((2, 10), np.float32), k=1))
+            ['feature_1', 'contribution_1', 'value_1', 'expected_1']
+        """
+        return reasons(self, as_rows(x, self._x), k)
 
     def sample(self, n: int, seed: int = 0) -> FloatArray:
         """Generate n rows [n, *input_shape] by decoding standard normal latents.
