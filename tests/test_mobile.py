@@ -21,13 +21,15 @@ from edgeae.bundle.guard.operators import OPERATORS, WIDER
 from edgeae.cli import main
 from edgeae.errors import ExportError, InputError
 from edgeae.export import export_bundle
-from edgeae.export.mobile import placement_rows, read_operators, to_ort, write_mobile
+from edgeae.export.mobile import MOBILE_OPSET, placement_rows, read_operators, to_ort, write_mobile
 from edgeae.export.mobile_providers import CPU_ONLY, PROVIDERS, SUPPORTED, place_operators
+from edgeae.export.mobile_sizes import Kernels, estimate_size
 from edgeae.training import train
 from tests.make_golden import sensor_table
 
 ROOT = Path(__file__).parents[1]
-GOLDEN = sorted(path.name for path in (ROOT / "export" / "golden").iterdir())
+EVERY = sorted(path.parent.name for path in (ROOT / "export" / "golden").glob("*/manifest.json"))
+GOLDEN = [name for name in EVERY if Bundle.read(ROOT / "export" / "golden" / name).manifest.opset <= MOBILE_OPSET]
 PAGES = ROOT / "runtime" / "mobile"
 
 
@@ -118,6 +120,44 @@ def test_every_operator_of_every_golden_graph_was_looked_up(written: tuple[Bundl
     assert int(rows[-1][1]) == len(onnx.load_model_from_string(bundle.graph("fp32", "scorer")).graph.node)
     text = (folder / "README.md").read_text("utf-8")
     assert all(f"| {' | '.join(row)} |" in text for row in (header, *rows))
+
+
+def test_the_estimated_size_of_a_reduced_build_has_every_operator_once(written: tuple[Bundle, Path]) -> None:
+    _, folder = written
+    configuration = (folder / "required_operators.config").read_text("utf-8")
+    operators = read_operators(configuration)
+    size = estimate_size(operators)
+    assert size.unknown == () and len(size.own) == len({name for names in operators.values() for name in names})
+    text = (folder / "README.md").read_text("utf-8")
+    parts = re.findall(r"^\| (?:ONNX Runtime without|what several|\S+, beyond).* \| ([\d,]+) \|$", text, re.MULTILINE)
+    assert len(parts) == len(size.own) + 2
+    assert sum(int(part.replace(",", "")) for part in parts) == size.total
+    assert f"| all | {size.total:,} |" in text
+    assert f"# Estimated size of a reduced build: {size.total / 1e6:.1f} MB" in configuration
+
+
+def test_the_sizes_in_the_readme_are_what_the_export_estimates(tmp_path: Path) -> None:
+    shown = re.findall(r"^\| `([\w-]+)`.* \| ([\d.]+) MB \|$", (PAGES / "README.md").read_text("utf-8"), re.MULTILINE)
+    assert len(shown) == 3
+    for name, estimated in shown:
+        written = write_mobile(fixed(name, tmp_path / name), tmp_path / f"{name}-mobile")
+        assert f"{estimate_size(written.operators).total / 1e6:.2f}" == estimated
+
+
+def test_shared_parts_count_once_and_what_was_never_measured_is_said() -> None:
+    kernels = Kernels(1000, {"Conv": 10, "Gemm": 20, "com.microsoft:QGemm": 5}, ((300, frozenset({"Conv", "Gemm"})),))
+    both = estimate_size({"ai.onnx;11": ("Conv",), "ai.onnx;13": ("Gemm", "Det")}, kernels)
+    assert (both.total, both.shared, both.unknown) == (1330, 300, ("Det",))
+    assert estimate_size({"com.microsoft;1": ("QGemm",)}, kernels).total == 1005
+
+
+@pytest.mark.parametrize("name", sorted(set(EVERY) - set(GOLDEN)))
+def test_operators_of_graphs_that_are_too_new_were_looked_up_and_measured_too(name: str) -> None:
+    placed = place_operators(Bundle.read(ROOT / "export" / "golden" / name).graph("fp32", "scorer"))
+    assert all("never looked up" not in each.reason.values() for each in placed)
+    recurrent = {"GRU", "LSTM", "RNN"} & {each.operator for each in placed}
+    assert not any(sum(each.taken.values()) for each in placed if each.operator in recurrent)
+    assert estimate_size({"ai.onnx;14": tuple(recurrent)}).unknown == ()
 
 
 def test_the_tables_cover_what_graphs_may_hold() -> None:

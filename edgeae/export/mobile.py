@@ -27,6 +27,7 @@ from edgeae.bundle.atomic import check_new, write_directory
 from edgeae.bundle.manifest import GRAPHS, Tolerance
 from edgeae.errors import ExportError
 from edgeae.export.mobile_providers import Placement, place_operators
+from edgeae.export.mobile_sizes import estimate_size
 from edgeae.export.mobile_text import constants_swift, placement_rows, readme
 from edgeae.export.parity import run_graph
 
@@ -177,7 +178,12 @@ def _configuration(converted: Mapping[str, bytes], *, types: bool) -> bytes:
         made = Path(scratch) / "made.config"
         create_config_from_models(paths, made, types)
         lines = [line for line in made.read_text("utf-8").splitlines() if not line.startswith("#")]
-    return "\n".join([f"# Operators of {', '.join(converted)}", *lines, ""]).encode()
+    head = [f"# Operators of {', '.join(converted)}"]
+    if not types:
+        size = estimate_size(read_operators("\n".join(lines)))
+        total = f"{size.total / 1e6:.1f} MB"
+        head.append(f"# Estimated size of a reduced build: {total} (how, and per operator: README.md)")
+    return "\n".join([*head, *lines, ""]).encode()
 
 
 @contextlib.contextmanager

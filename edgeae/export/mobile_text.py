@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from edgeae.bundle import Bundle
 from edgeae.export.mobile_providers import NOT_LISTED, PROVIDERS, Placement
+from edgeae.export.mobile_sizes import Estimate, estimate_size
 
 __all__ = ["constants_swift", "placement_rows", "readme"]
 
@@ -89,7 +90,7 @@ def readme(
         "an anomaly": "`!(score <= threshold)`, so a score that is not a number is one",
         "bundle": f"{bundle.digest} (SHA-256 of its manifest.json)",
     }
-    required = sorted({name for names in operators.values() for name in names})
+    required = {name for names in operators.values() for name in names}
     lines = [
         f"# {manifest.name} for phones",
         "",
@@ -121,8 +122,7 @@ def readme(
         "",
         "## Reduced build",
         "",
-        f"The `.ort` files need {len(required)} operators: {', '.join(required)}.",
-        "In ONNX Runtime's sources:",
+        f"The `.ort` files need {len(required)} operators. In ONNX Runtime's sources:",
         "",
         "```",
         "./build.sh --config MinSizeRel --minimal_build --disable_ml_ops --skip_tests \\",
@@ -130,8 +130,28 @@ def readme(
         "```",
         "",
         "plus the options of the platform (`--android --android_abi arm64-v8a --build_java`, or `--ios",
-        "--build_apple_framework`). What the library then weighs is not said here, since edgeae does not build it: it",
-        "depends on release, platform and compiler.",
+        "--build_apple_framework`), and `--disable_exceptions` where an error inside ONNX Runtime may end the program.",
         "",
+        *_estimate(estimate_size(operators)),
     ]
     return "\n".join(lines)
+
+
+def _estimate(size: Estimate) -> list[str]:
+    own = sorted(size.own.items(), key=lambda item: (-item[1], item[0]))
+    unknown = f"Never measured, and not in the sum: {', '.join(size.unknown)}."
+    return [
+        f"Estimated size of that library: {size.total / 1e6:.1f} MB for 64-bit Arm processors, not compressed. It is",
+        "an estimate, from kernels measured one by one in a build of ONNX Runtime 1.21.0 for Linux on arm64 (clang 19,",
+        "`--disable_exceptions`, all types of every operator): other releases and compilers give other sizes,",
+        "exceptions a larger one, fewer types a smaller one. It was measured by runtime/mobile/measure_sizes.py.",
+        "",
+        "| part | bytes |",
+        "|---|---|",
+        f"| ONNX Runtime without operators | {size.base:,} |",
+        f"| what several operators share | {size.shared:,} |",
+        *(f"| {name}, beyond that | {count:,} |" for name, count in own),
+        f"| all | {size.total:,} |",
+        "",
+        *([unknown, ""] if size.unknown else []),
+    ]
