@@ -31,11 +31,11 @@ from edgeae.errors import BundleError, ExportError, InputError
 from edgeae.export.assemble import Cores, Plan, assemble
 from edgeae.export.cores import Network, export_core
 from edgeae.export.graph import constants_of
-from edgeae.export.int8.choose import candidates
+from edgeae.export.int8.choose import Quantised, candidates, layers_of, quantise_cores
 from edgeae.export.int8.equalise import equalise
 from edgeae.export.int8.integers import MAX_PRODUCTS, WEIGHT_LEVELS, needed_ranges
 from edgeae.export.int8.layers import prepare
-from edgeae.export.int8.ranges import RANGES, Observed, observe, quantisation
+from edgeae.export.int8.ranges import FLAT, RANGES, Observed, observe, quantisation
 from edgeae.export.parity import run_graph
 from edgeae.export.quality import Wanted, why_not
 from edgeae.export.scores import ScoreSpec
@@ -180,7 +180,7 @@ def test_rectifiers_disappear_and_quantising_comes_first(exported: Callable[[str
     assert kinds[:7] == ["QuantizeLinear", *["QGemm"] * 6] and "Relu" not in kinds and "QuantizeLinear" not in kinds[1:]
     encoder = [node.op_type for node in assemble("encoder", plain.cores, plan, {}).graph.node]
     assert encoder == ["QuantizeLinear", "QGemm", "QGemm", "QGemm", "Relu"]  # the latent is float32 and not rounded
-    assert plain.describe() == "6 layers in integers; minmax ranges, one scale per layer"
+    assert plain.describe() == "6 layers in integers; minmax ranges, one scale per dense layer"
 
 
 class QGemm(OpRun):
@@ -359,6 +359,31 @@ def test_a_range_holds_zero_exactly_and_costs_least_where_it_should() -> None:
     assert quantisation(positive, "minmax").zero == 0
 
 
+@pytest.mark.parametrize(("reader", "sigmoid"), [("", False), ("", True), ("Sigmoid", False), ("Tanh", True)])
+def test_what_is_beyond_where_an_activation_is_flat_takes_no_levels(reader: str, sigmoid: bool) -> None:
+    nodes = [helper.make_node("Gemm", ["x", "w"], ["a" if reader else "y"])]
+    nodes += [helper.make_node(reader, ["a"], ["y"])] if reader else []
+    core = _core(nodes, {"w": np.eye(3, dtype=np.float32)}, ["n", 3], ["n", 3])
+    x = 300 * _rows((3,))
+    seen, _ = observe(core, OPSET, x, ["a" if reader else "y"], sigmoid=sigmoid)
+    (found,) = seen.values()
+    flat = FLAT[reader] if reader else FLAT["Sigmoid"] if sigmoid else np.inf
+    np.testing.assert_array_equal(found.values[[0, -1]], np.clip([x.min(), x.max()], -flat, flat))
+
+
+def test_convolutions_have_a_scale_per_channel_even_where_dense_layers_have_one(
+    exported: Callable[[str], tuple[Cores, Plan]],
+) -> None:
+    first = next(candidates(exported("transposed")[0], OPSET, _rows((7, 10))))[0]
+    for core in (first.cores.encoder, first.cores.decoder):
+        constants = constants_of(core)
+        for node in core.node:
+            if node.op_type == "QLinearConv":
+                assert constants[node.input[4]].shape == constants[node.input[3]].shape[:1]
+            elif node.op_type == "QGemm":
+                assert constants[node.input[4]].shape == ()
+
+
 def test_dead_units_and_large_biases_do_not_cost_the_others_their_levels() -> None:
     weight = np.array([[1.0, 0.0, 0.0], [0.5, 0.0, 0.0]], np.float32)
     bias = np.array([0.1, 1000.0, 0.0], np.float32)
@@ -418,6 +443,68 @@ def test_bytes_are_resized_by_repeating_them_only(dtype: int, mode: str, allowed
     else:
         with pytest.raises(BundleError, match="nearest"):
             check()
+
+
+# --- layers in float ----------------------------------------------------------------------------------------------
+
+
+def _made(cores: Cores, gate: Callable[[Cores], float]) -> Quantised:
+    rows = _rows(MODELS["transposed"].input_shape, 32)
+    made = quantise_cores(cores, OPSET, rows, lambda _: 0.0, gate, enough=1.0, allowed=1.0)
+    assert made is not None
+    return made
+
+
+def test_the_layers_of_a_model_and_their_multiplications(exported: Callable[[str], tuple[Cores, Plan]]) -> None:
+    layers = layers_of(exported("transposed")[0], OPSET)  # 7x10, 4 and 6 channels: 4x5, 2x3, latent 5
+    assert [(layer.role, layer.place) for layer in layers] == [
+        *(("encoder", place) for place in (1, 2, 3)),
+        *(("decoder", place) for place in (4, 5, 6)),
+    ]
+    assert [layer.work for layer in layers] == [36 * 20, 216 * 6, 180, 180, 216 * 6, 36 * 20]
+
+
+def test_of_the_layers_that_are_enough_the_one_with_the_least_work_stays_in_float(
+    exported: Callable[[str], tuple[Cores, Plan]],
+) -> None:
+    cores, _ = exported("transposed")
+
+    def gate(candidate: Cores) -> float:
+        """Any transposed convolution in float will do."""
+        return 2.0 - any(node.op_type == "ConvTranspose" for node in candidate.decoder.node)
+
+    made = _made(cores, gate)
+    assert [layer.place for layer in made.floating] == [6]
+    assert "5 layers in integers, 1 stays float (layer 6 of 6 for accuracy)" in made.describe()
+
+
+def test_layers_stay_in_float_one_after_the_other_until_the_gate_is_passed(
+    exported: Callable[[str], tuple[Cores, Plan]],
+) -> None:
+    cores, _ = exported("transposed")
+
+    def gate(candidate: Cores) -> float:
+        """A share for each dense layer in float, a larger one for the decoder's."""
+        kinds = [Counter(node.op_type for node in core.node) for core in (candidate.encoder, candidate.decoder)]
+        return 2.0 - 0.4 * kinds[0]["Gemm"] - 0.6 * kinds[1]["Gemm"]
+
+    assert [layer.place for layer in _made(cores, gate).floating] == [4, 3]
+
+
+def test_with_less_than_half_in_integers_a_model_is_not_worth_it(
+    exported: Callable[[str], tuple[Cores, Plan]],
+) -> None:
+    cores, _ = exported("transposed")
+    most: list[int] = []
+
+    def gate(candidate: Cores) -> float:
+        kinds = Counter(node.op_type for core in (candidate.encoder, candidate.decoder) for node in core.node)
+        most.append(sum(kinds[kind] for kind in FLOATING))
+        return 2.0 - most[-1] / 100
+
+    assert _made(cores, gate).floating == ()
+    layers = sorted(layer.work for layer in layers_of(cores, OPSET))
+    assert 0 < sum(sorted(layers)[: max(most)]) <= sum(layers) / 2
 
 
 # --- bundles ------------------------------------------------------------------------------------------------------
@@ -551,6 +638,37 @@ def test_what_costs_too_much_accuracy_is_not_kept(tmp_path: Path, caplog: pytest
     assert {path.name for path in tmp_path.iterdir()} == {"kept"}
 
 
+def _last_layer_counts() -> tuple[tuple[nn.Module, nn.Module], Array]:
+    """A linear model of two patterns and rows of these: 32 noisy channels are averaged into values of a wide range."""
+    generator = np.random.default_rng(0)
+    side, channels = 12, 32
+    patterns = np.linalg.qr(generator.standard_normal((side * side, 2)))[0].astype(np.float32) * side
+    gains = generator.uniform(0.5, 1, (channels, 1, 1)).astype(np.float32)
+    layers = nn.Linear(side * side, 2), nn.Linear(2, channels * side * side), nn.Conv2d(channels, 1, 1)
+    weights = patterns.T / side**2, (gains * patterns).reshape(-1, 2), (1 / gains / channels)[None]
+    for layer, weight in zip(layers, weights, strict=True):
+        layer.load_state_dict({"weight": torch.from_numpy(weight), "bias": torch.zeros(len(weight))})
+    encoder = nn.Sequential(nn.Flatten(), layers[0])
+    decoder = nn.Sequential(layers[1], nn.Unflatten(1, (channels, side, side)), layers[2])
+    rows = generator.standard_normal((1200, 2)) @ patterns.T + 0.2 * generator.standard_normal((1200, side * side))
+    return (encoder, decoder), rows.reshape(-1, 1, side, side).astype(np.float32)
+
+
+def test_a_layer_that_costs_too_much_accuracy_stays_in_float(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    modules, rows = _last_layer_counts()
+    with caplog.at_level(logging.INFO, "edgeae"):
+        made = edgeae.export_bundle(
+            modules, tmp_path / "bundle", calibrate=rows, normalisation="none", score="mse", precision=("fp32", "int8")
+        )
+    assert "int8: 2 layers in integers, 1 stays float (layer 3 of 3 for accuracy)" in caplog.text
+    quality = made.manifest.precisions["int8"].quality
+    assert quality.rank_correlation is not None and quality.rank_correlation >= 0.995
+    kinds = Counter(node.op_type for node in onnx.load_from_string(made.graph("int8", "scorer")).graph.node)
+    assert kinds["Conv"] == 1 and kinds["QGemm"] == 2 and not kinds["QLinearConv"]
+    with edgeae.load(made.path, device="cpu", precision="int8") as model:
+        model.prepare()  # runs the golden rows
+
+
 def test_without_rows_or_layers_there_is_no_int8(tmp_path: Path) -> None:
     rows = sensor_table()[:, :6]
     with pytest.raises(InputError, match="calibrate: int8 needs normal rows"):
@@ -592,6 +710,8 @@ def test_drift_is_what_the_gate_measures() -> None:
     labelled = replace(wanted, anomalous=np.full(10, 2.0))
     assert labelled.drift(scores, np.full(10, 2.0)) == pytest.approx(0, abs=1e-9)
     assert labelled.drift(scores, np.full(10, 0.5)) > 10
+    assert labelled.drift(swapped, np.full(10, 2.0)) > labelled.gate(swapped, np.full(10, 2.0)) == 0  # AUROC decides
+    assert wanted.gate(swapped, None) == wanted.drift(swapped, None)
     assert wanted.drift(np.where(scores < 0.5, np.nan, scores), None) == float("inf")
 
 

@@ -110,8 +110,22 @@ class Wanted:
             normal: [n].
             anomalous: [m], where there are such.
         """
+        return max(self._shares(normal, anomalous))
+
+    def gate(self, normal: Array, anomalous: Array | None) -> float:
+        """Return how far scores of the same rows are from not being kept, see `why_not`: 1 is what is just allowed.
+
+        Args:
+            normal: [n].
+            anomalous: [m], where there are such.
+        """
+        order, flips, *loss = self._shares(normal, anomalous)
+        return max(loss or (order, flips))
+
+    def _shares(self, normal: Array, anomalous: Array | None) -> list[float]:
+        """Return what is lost of order, labels and, with labelled anomalies, AUROC, as shares of what may be."""
         if not np.isfinite(normal).all():
-            return float("inf")
+            return [float("inf")] * 2
         labels = self.normal > self.threshold
         own = np.sort(normal)[max(0, len(normal) - 1 - int(labels.sum()))]
         flips = float(np.mean((normal > (self.threshold if self.fixed else own)) != labels))
@@ -119,4 +133,4 @@ class Wanted:
         if self.anomalous is not None and anomalous is not None:
             loss = auroc(self.normal, self.anomalous) - auroc(normal, anomalous)
             shares.append(loss / MAX_AUROC_LOSS)
-        return max(shares)
+        return shares

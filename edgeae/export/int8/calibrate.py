@@ -23,6 +23,8 @@ _log = logging.getLogger("edgeae")
 _ROWS = 1024
 # a quarter of what is allowed: more rows or other ones will not bring it over
 _ENOUGH_DRIFT = 0.25
+# of what the gate allows: it will see other rows, too
+_ALLOWED = 0.9
 
 Array = np.ndarray[Any, Any]
 
@@ -61,7 +63,14 @@ def integer_cores(
     wanted = Wanted(kept, scores_of(cores)[1], threshold, fixed=fixed)
     rows = normalise(_some(seen), source.normalisation, source.layout)
     made = quantise_cores(
-        cores, plan.opset, rows, lambda candidate: wanted.drift(*scores_of(candidate)), enough=_ENOUGH_DRIFT
+        cores,
+        plan.opset,
+        rows,
+        lambda candidate: wanted.drift(*scores_of(candidate)),
+        lambda candidate: wanted.gate(*scores_of(candidate)),
+        enough=_ENOUGH_DRIFT,
+        allowed=_ALLOWED,
+        sigmoid=plan.sigmoid and not plan.score.of_logits,
     )
     if made is None:
         return "none of its layers has an integer kernel"

@@ -17,7 +17,7 @@ from edgeae.export.graph import constants_of
 from edgeae.export.int8.draft import Array, Draft, attributes_of, is_layer, settled_at
 from edgeae.export.int8.ranges import Quantisation
 
-__all__ = ["MAX_PRODUCTS", "WEIGHT_LEVELS", "needed_ranges", "to_integers"]
+__all__ = ["MAX_PRODUCTS", "WEIGHT_LEVELS", "integer_layers", "needed_ranges", "to_integers"]
 
 WEIGHT_LEVELS = 64
 # a bias may take this many steps of its layer's sums: 2^24 of 2^31, the products take the rest
@@ -33,19 +33,23 @@ def _is_integer(node: onnx.NodeProto, constants: Mapping[str, Array]) -> bool:
     return bool(weight.size // weight.shape[1 if node.op_type == "Gemm" else 0] <= MAX_PRODUCTS)
 
 
+def integer_layers(core: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Return the nodes of a prepared core that `to_integers` writes as integer layers."""
+    constants = constants_of(core)
+    return [node for node in core.node if _is_integer(node, constants)]
+
+
 def needed_ranges(core: onnx.GraphProto) -> list[str]:
     """Return the values of a prepared core whose ranges `to_integers` needs."""
-    settled, constants = settled_at(core), constants_of(core)
-    names = []
-    for node in core.node:
-        if _is_integer(node, constants):
-            names += [node.input[0], settled[node.output[0]]]
+    settled = settled_at(core)
+    names = [name for node in integer_layers(core) for name in (node.input[0], settled[node.output[0]])]
     return list(dict.fromkeys(names))
 
 
 def to_integers(core: onnx.GraphProto, ranges: Mapping[str, Quantisation], *, per_channel: bool) -> onnx.GraphProto:
     """Write every layer of a prepared core as quantise, integer layer, float; the rest stays as it is.
 
+    Convolutions get one weight scale per channel, which costs ONNX Runtime nothing; dense layers do if `per_channel`.
     What is needless of that (a value that becomes float and is quantised again) goes when the graph is whole: see
     `edgeae.export.int8.fuse`.
     """
@@ -83,14 +87,15 @@ def _weights(
     flat = np.moveaxis(weight, outputs, 0).reshape(weight.shape[outputs], -1).astype(np.float64)
     scale = np.abs(flat).max(axis=1) / WEIGHT_LEVELS
     scale = np.maximum(scale, np.abs(bias) / (float(source.scale) * _BIAS_STEPS))
-    if not per_channel:
+    one_each = per_channel or op == "Conv"
+    if not one_each:
         scale = scale.max(keepdims=True)
     scale = np.where(scale > np.finfo(np.float32).tiny, scale, 1.0).astype(np.float32)
     along = [1] * weight.ndim
     along[outputs] = -1
     integers = np.clip(np.rint(weight / scale.reshape(along)), -WEIGHT_LEVELS, WEIGHT_LEVELS).astype(np.int8)
     steps = np.rint(bias / (float(source.scale) * scale.astype(np.float64))).astype(np.int32)
-    size = scale if per_channel else scale.reshape(())
+    size = scale if one_each else scale.reshape(())
     return [
         draft.constant(integers, f"{name}.w"),
         draft.constant(size, f"{name}.w_scale"),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,22 @@ from edgeae.export.int8.draft import Array, Draft, attributes_of, shapes_of
 __all__ = ["prepare"]
 
 
-def prepare(core: onnx.GraphProto, opset: int) -> onnx.GraphProto:
-    """Return a core that computes the same in the forms above; layers that have none stay as they are."""
+def prepare(core: onnx.GraphProto, opset: int, *, floating: Collection[str] = ()) -> onnx.GraphProto:
+    """Return a core that computes the same in the forms above; layers that have none stay as they are.
+
+    Args:
+        core: A float core.
+        opset: Its opset.
+        floating: Outputs of layers that shall stay as they are, too.
+    """
     shapes = shapes_of(core, opset)
     draft = Draft(core)
     merged: set[str] = set()  # outputs of Add nodes that became a bias
     for node in core.node:
         if node.output[0] in merged:
+            continue
+        if node.output[0] in floating:
+            draft.nodes.append(node)
             continue
         if node.op_type == "Gemm" and _add_gemm(draft, node, shapes):
             continue

@@ -14,11 +14,13 @@ from onnx import TensorProto, helper
 from edgeae.export.graph import ir_version_for
 from edgeae.export.int8.draft import Array
 
-__all__ = ["RANGES", "Observed", "Quantisation", "RangeName", "observe", "quantisation"]
+__all__ = ["FLAT", "RANGES", "Observed", "Quantisation", "RangeName", "observe", "quantisation"]
 
 RangeName = Literal["minmax", "99.99 %", "99.9 %", "mse"]
 RANGES: tuple[RangeName, ...] = get_args(RangeName)
 
+# Beyond these an activation stays within 1/1000 of its limits; a network may go there by the hundreds.
+FLAT = {"Sigmoid": 8.0, "Tanh": 4.0}
 LEVELS = 255
 # share of the values that is left out at each end
 _TAILS = {"99.99 %": 1e-4, "99.9 %": 1e-3}
@@ -33,7 +35,7 @@ class Observed:
     """One value of a core on the calibration rows.
 
     Attributes:
-        values: A sample of its numbers, sorted, with the smallest and the largest among them.
+        values: A sample of its numbers, sorted, with the smallest and the largest among them, within `FLAT`.
         channels: The largest magnitude along axis 1, [channels].
     """
 
@@ -49,8 +51,19 @@ class Quantisation:
     zero: np.uint8
 
 
-def observe(core: onnx.GraphProto, opset: int, rows: Array, names: Sequence[str]) -> tuple[dict[str, Observed], Array]:
+def observe(
+    core: onnx.GraphProto, opset: int, rows: Array, names: Sequence[str], *, sigmoid: bool = False
+) -> tuple[dict[str, Observed], Array]:
     """Run a core over `rows` of its input and look at the values in `names`, at about 2¹⁸ numbers of each.
+
+    Where nothing but a sigmoid or tanh reads a value, it counts as no larger than `FLAT`.
+
+    Args:
+        core: Which.
+        opset: Its opset.
+        rows: float32 [n, *row].
+        names: Of its values.
+        sigmoid: Whether nothing but a sigmoid will read its first output.
 
     Returns:
         What was seen by name, and the core's first output for all rows.
@@ -70,8 +83,18 @@ def observe(core: onnx.GraphProto, opset: int, rows: Array, names: Sequence[str]
             channels[name] = np.maximum(channels.get(name, largest), largest)
             step = max(1, value.size * len(rows) // len(part) // _SAMPLE)  # of whole rows: units differ
             samples[name] += [value[::step].ravel(), np.asarray([value.min(), value.max()])]
-    seen = {name: Observed(np.sort(np.concatenate(samples[name])), channels[name]) for name in names}
+    seen = {}
+    for name in names:
+        flat = _flat_beyond(core, name, sigmoid=sigmoid)
+        seen[name] = Observed(np.sort(np.clip(np.concatenate(samples[name]), -flat, flat)), channels[name])
     return seen, np.concatenate(results)
+
+
+def _flat_beyond(core: onnx.GraphProto, name: str, *, sigmoid: bool) -> float:
+    readers = {node.op_type for node in core.node if name in node.input}
+    if any(name == output.name for output in core.output):
+        readers.add("Sigmoid" if sigmoid and name == core.output[0].name else "the user")
+    return max((FLAT.get(reader, np.inf) for reader in readers), default=np.inf)
 
 
 def _session(core: onnx.GraphProto, opset: int, names: Sequence[str]) -> ort.InferenceSession:
