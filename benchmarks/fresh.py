@@ -6,6 +6,7 @@ Each is a script as short as the library allows; nothing of this package is impo
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -129,10 +130,14 @@ def measure_fresh(case: Case, peers: Sequence[str], folder: Path, *, runs: int, 
     commands = {name: _command(name, case, folder, blocks) for name in names}
     seconds: dict[str, list[float]] = {name: [] for name in names}
     memory: dict[str, tuple[int | None, int | None]] = {}
+    # pip compiles what it installs; a first start, which is not timed, does so for a checkout.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    for name in names:
+        start_process(commands[name], environment)
     for turn in range(runs):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
-            duration, rest = start_process(commands[name])
+            duration, rest = start_process(commands[name], environment)
             seconds[name].append(duration)
             memory[name] = tuple(json.loads(rest))
     return [

@@ -13,10 +13,11 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+
+from edgeae.bundle.record import record
 
 __all__ = ["MODEL", "Malformed", "Refused", "parse_model", "with_metadata", "write_model"]
 
@@ -55,7 +56,7 @@ class Kind(enum.Enum):
 LISTS: Final = {Kind.INT32S, Kind.INT64S, Kind.FLOATS, Kind.TEXTS, Kind.MESSAGES}
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Field:
     """One field of a message: its name, how it is read, and how often it may stand there."""
 
@@ -65,7 +66,7 @@ class Field:
     limit: int = MAX_LIST
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Message:
     """The fields of a message by number; those in `refused` are known to ONNX and not allowed, with what they are."""
 

@@ -6,10 +6,10 @@ import contextlib
 import io
 import logging
 import re
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
+from edgeae.bundle.record import record
 from edgeae.errors import DeviceError, InputError
 from edgeae.runtime import native, process
 from edgeae.runtime.denormals import DenormalsAsZero
@@ -34,7 +34,7 @@ PROBE = (
 )
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Device:
     """The CPU, or one CUDA device."""
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import platform
-from dataclasses import dataclass
 
 import numpy as np
 
+from edgeae.bundle.record import record
 from edgeae.runtime.options import available_cores
 from edgeae.runtime.ort import ort
 
 __all__ = ["Machine", "machine"]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Machine:
     """Where it was measured."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +19,7 @@ import numpy as np
 from edgeae.bundle.guard.operators import DTYPES, INPUTS, OPERATORS, WIDER, Attribute, Operator
 from edgeae.bundle.guard.values import BOOL, FLOAT, FLOAT16, INT8, INT32, INT64, UINT8, Node, Value
 from edgeae.bundle.protobuf import Malformed, Refused, parse_model
+from edgeae.bundle.record import record
 from edgeae.errors import BundleError
 
 __all__ = ["GraphInfo", "Limits", "Tensor", "check_graph"]
@@ -43,7 +44,7 @@ _ATTRIBUTE_TYPES: Final = {1: "float", 2: "int", 3: "string", 4: "tensor", 6: "f
 _VALUE_FIELDS: Final = tuple(_ATTRIBUTE_TYPES.values())
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Limits:
     """How much a graph may ask for, at batch 1 or at its fixed batch.
 
@@ -60,7 +61,10 @@ class Limits:
     constant_work: int = 2**30
 
 
-@dataclass(frozen=True)
+_USUAL: Final = Limits()
+
+
+@record(frozen=True)
 class GraphInfo:
     """What the guard has seen of a graph that it let pass.
 
@@ -96,7 +100,7 @@ def check_graph(
     source: Tensor,
     target: Tensor,
     batch: int | None = None,
-    limits: Limits = Limits(),
+    limits: Limits = _USUAL,
     trust: bool = False,
 ) -> GraphInfo:
     """Refuse a graph unless it is one that edgeae allows: see "Graphs" in export/FORMAT.md.

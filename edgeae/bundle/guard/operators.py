@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final, Literal
 
 from edgeae.bundle.guard import arithmetic, arrange, quantised, recurrent, windows
 from edgeae.bundle.guard.values import BOOL, FLOAT, FLOAT16, INT8, INT32, INT64, UINT8, Node, Value
+from edgeae.bundle.record import record
 
 __all__ = ["DTYPES", "INPUTS", "OPERATORS", "WIDER", "Attribute", "Operator"]
 
@@ -27,7 +28,7 @@ DTYPES: Final = {
 }
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Input:
     """What one letter of a signature stands for; `alike` inputs of a node have one type."""
 
@@ -57,7 +58,7 @@ INPUTS: Final[Mapping[str, Input]] = {
 Kind = Literal["int", "float", "string", "ints", "tensor"]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Attribute:
     """An attribute: its type, what it is when absent, and what it may be (choices, or bounds both included)."""
 
@@ -115,7 +116,7 @@ def _list(low: int, high: int) -> Attribute:
     return Attribute("ints", None, low=low, high=high)
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Operator:
     """An operator that may be used.
 

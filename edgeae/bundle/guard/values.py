@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from edgeae.bundle.protobuf import Refused
+from edgeae.bundle.record import record
 
 __all__ = ["BATCH", "Node", "Value"]
 
@@ -27,7 +27,7 @@ FLOAT, UINT8, INT8, INT32, INT64, BOOL, FLOAT16 = 1, 2, 3, 6, 7, 9, 10
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Value:
     """What is known of a tensor before anything runs.
 
@@ -56,7 +56,6 @@ class Value:
         return self.known is not None and BATCH in self.known
 
 
-@dataclass
 class Node:
     """An operator with what goes into it; rules fill in `work` and `scratch`.
 
@@ -69,13 +68,21 @@ class Node:
         scratch: Numbers of temporary memory, at batch 1.
     """
 
-    op: str
-    inputs: list[Value | None]
-    attributes: dict[str, Any]
-    outputs: int = 1
-    batch: int | None = None
-    work: int = 0
-    scratch: int = 0
+    def __init__(
+        self,
+        op: str,
+        inputs: list[Value | None],
+        attributes: dict[str, Any],
+        outputs: int = 1,
+        batch: int | None = None,
+    ) -> None:
+        self.op = op
+        self.inputs = inputs
+        self.attributes = attributes
+        self.outputs = outputs
+        self.batch = batch
+        self.work = 0
+        self.scratch = 0
 
     def value(self, index: int) -> Value:
         """Return an input that the table makes mandatory."""

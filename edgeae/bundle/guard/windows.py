@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from edgeae.bundle.guard.values import Node, Shape, Value, like, require
+from edgeae.bundle.record import record
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Window:
     """The geometry of a convolution or a pool, one entry per spatial axis."""
 
