@@ -476,6 +476,54 @@ def test_trust_is_asked_for_when_adopting_and_when_loading(tmp_path: Path) -> No
         adopt(model, tmp_path / "other", threshold=1.0, trust=True)
 
 
+def test_what_loads_a_bundle_on_the_command_line_asks_for_trust(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    bundle, _, x = make(foreign.sines(), tmp_path, trust=True)
+    np.savez(tmp_path / "rows.npz", x=np.tile(x, (4, 1)), y=np.arange(4 * len(x)) % 2)
+    data, path = str(tmp_path / "rows.npz"), str(bundle.path)
+    labelled = [data, "--label-column", "y"]
+    for arguments in (
+        ["bench", path, "--batches", "1", "--seconds", "0.01", "--cold-starts", "1"],
+        ["bench", path, "--batches", "1", "--seconds", "0.01", "--against", path],
+        ["tune", path, "--seconds", "0.1", "--dry-run", "--device", "cpu"],
+        ["report", path, *labelled, "-o", str(tmp_path / "report.html")],
+        ["evaluate", path, *labelled, "--resamples", "100"],
+        ["threshold", path, *labelled, "--fpr", "0.2", "-o", str(tmp_path / "again")],
+    ):
+        refused = CliRunner().invoke(main, arguments)
+        assert refused.exit_code == 1 and "Sin" in refused.stderr and "trust" in refused.stderr, (arguments, refused)
+        result = CliRunner().invoke(main, [*arguments, "--trust"])
+        assert result.exit_code == 0, (arguments, result.output)
+
+
+@pytest.mark.parametrize("model", [foreign.dense(), foreign.fixed()], ids=["free", "fixed"])
+def test_for_a_phone_the_batch_is_fixed_and_its_files_lie_beside(model: Model, tmp_path: Path) -> None:
+    path = model.save(tmp_path / "model.onnx")
+    np.save(tmp_path / "rows.npy", model.rows(60))
+    arguments = ["adopt", str(path), "-o", str(tmp_path / "b"), "--calibrate", str(tmp_path / "rows.npy")]
+    result = CliRunner().invoke(main, [*arguments, "--fpr", "0.1", "--target", "mobile"])
+    assert result.exit_code == 0, result.output
+    assert "NNAPI" in result.stdout and "reduced to its operators" in result.stderr
+    assert Bundle.read(tmp_path / "b").manifest.batch == 1
+    assert {"scorer.ort", "required_operators.config"} <= {file.name for file in (tmp_path / "b-mobile").iterdir()}
+    newer = onnx.load(path)
+    newer.opset_import[0].version = 21
+    onnx.save(newer, tmp_path / "newer.onnx")
+    with pytest.raises(ExportError, match="opset 21 is newer than the 18 of older mobile builds"):
+        adopt(tmp_path / "newer.onnx", tmp_path / "c", threshold=1.0, target="mobile")
+    assert not (tmp_path / "c").exists()
+
+
+def test_for_the_web_a_page_lies_beside(tmp_path: Path) -> None:
+    path = foreign.dense().save(tmp_path / "model.onnx")
+    adopt(path, tmp_path / "b", threshold=1.0, target="web")
+    assert (tmp_path / "b.html").read_bytes().startswith(b"<!DOCTYPE html>")
+    with pytest.raises(InputError, match=r"b\.html"):
+        adopt(path, tmp_path / "b.zip", threshold=1.0, target="web")
+
+
 def test_a_graph_that_differs_from_the_model_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from edgeae.export.adopt import tidy
 

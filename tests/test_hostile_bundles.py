@@ -7,10 +7,9 @@ import io
 import json
 import os
 import random
-import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +23,12 @@ from edgeae.bundle.archive import MAX_RATIO, pack_archive, read_index, read_memb
 from edgeae.bundle.arrays import read_arrays
 from edgeae.bundle.manifest import Manifest
 from edgeae.errors import BundleError
-from tests.bundles import Recipe, make_bundle
 from tests.fuzz.opener import Opener
 from tests.fuzz.run import fuzz_bundles
 from tests.fuzz.spoil import GOLDEN, Parts, mutate_plain, pack
+from tests.mistakes import ARRAYS, FILES, MANIFESTS, PATHS, ZIPS, npy
 from tests.test_guard import KNOWN
+from tests.wrong import plain_parts
 
 SMALL = GOLDEN / "table-far"
 
@@ -42,9 +42,7 @@ def opener() -> Iterator[Opener]:
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Parts:
     """Return the parts of a bundle of rows of 4 and latents of 4, the shapes of the guard's known ways in."""
-    path = tmp_path_factory.mktemp("plain") / "bundle"
-    make_bundle(path, Recipe(shape=(4,), latent_dim=4))
-    return Parts.of(path)
+    return plain_parts(tmp_path_factory.mktemp("plain") / "bundle")
 
 
 def refused(opener: Opener, path: Path, reason: str) -> None:
@@ -94,23 +92,6 @@ def test_external_data_beside_the_graph(plain: Parts, opener: Opener, tmp_path: 
 
 
 # --- files --------------------------------------------------------------------------------------------------------
-
-
-def sparse(path: Path) -> None:
-    """Make a file of a terabyte that takes no room."""
-    path.touch()
-    os.truncate(path, 2**40)
-
-
-FILES: Mapping[str, tuple[Callable[[Path], object], str]] = {
-    "a pipe": (lambda path: os.mkfifo(path), "is not a regular file"),
-    "a link to a device": (lambda path: path.symlink_to("/dev/zero"), "is a link"),
-    "a link to nothing": (lambda path: path.symlink_to("nowhere"), "is a link"),
-    "a link to itself": (lambda path: path.symlink_to(path.name), "is a link"),
-    "a folder": (lambda path: path.mkdir(), "is not a regular file"),
-    "a huge sparse file": (sparse, "bytes"),
-    "nothing": (lambda path: None, "missing"),
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["encoder.onnx", "golden.npz", "manifest.json"])
@@ -168,68 +149,6 @@ def test_what_desktops_leave_is_passed_over(suffix: str, plain: Parts, opener: O
 # --- manifests ----------------------------------------------------------------------------------------------------
 
 
-def threshold(text: str) -> Callable[[bytes], bytes]:
-    """Return a change that writes `text` for the threshold."""
-
-    def change(data: bytes) -> bytes:
-        plain = json.loads(data)
-        plain["precisions"]["fp32"]["threshold"]["value"] = "HERE"
-        return json.dumps(plain).replace('"HERE"', text).encode()
-
-    return change
-
-
-def with_name(text: str) -> Callable[[bytes], bytes]:
-    """Return a change that writes `text` for the name."""
-    return lambda data: json.dumps({**json.loads(data), "name": "HERE"}).replace('"HERE"', text).encode()
-
-
-def with_key(text: str) -> Callable[[bytes], bytes]:
-    """Return a change that adds `text` to the manifest's keys."""
-    return lambda data: data.rstrip().removesuffix(b"}") + f", {text}}}".encode()
-
-
-MANIFESTS: Mapping[str, tuple[Callable[[bytes], bytes], str]] = {
-    "NaN": (threshold("NaN"), "NaN is not allowed"),
-    "infinity": (threshold("-Infinity"), "-Infinity is not allowed"),
-    "1e999": (threshold("1e999"), "beyond float64"),
-    "beyond float32": (threshold("1e300"), "not a float32 value"),
-    "a number of 400 digits": (threshold("1" * 400), "expected a finite number"),
-    "a number of 5,000 digits": (threshold("1" * 5000), "not valid JSON"),
-    "100,000 deep": (lambda data: b"[" * 100_000 + b"]" * 100_000, "nested deeper than"),
-    "objects 100,000 deep": (lambda data: b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "nested deeper than"),
-    "deep behind a string of brackets": (
-        with_name('"' + "]" * 100_000 + '", "x": ' + "[" * 100_000 + "]" * 100_000), "nested deeper than"),
-    "a million lists": (lambda data: b"[" + b"[]," * 1_000_000 + b"[]]", "more than 65,536 lists"),
-    "a million keys": (
-        lambda data: b"{" + b",".join(b'"%d":0' % number for number in range(700_000)) + b"}", "more than 65,536"),
-    "two million strings": (lambda data: b"[" + b'"",' * 2_000_000 + b'""]', "more than 1,048,576 strings"),
-    "nine megabytes": (lambda data: data + b" " * 9 * 2**20, "more than the limit"),
-    "a key twice": (with_key('"name": "x"'), "the key 'name' stands there twice"),
-    "an unknown key": (with_key('"surprise": 1'), "unknown key 'surprise'"),
-    "an unknown key of a megabyte": (with_key(f'"{"k" * 10**6}": 1'), "unknown key 'kkk"),
-    "not UTF-8": (lambda data: data.replace(b"tiny", b"t\xffny"), "not UTF-8"),
-    "UTF-16": (lambda data: data.decode().encode("utf-16"), "not UTF-8"),
-    "half a character": (with_name(r'"\ud800"'), "half characters"),
-    "colours of the terminal": (with_name(r'"\u001b[31m"'), "control characters"),
-    "nothing": (lambda data: b"", "not valid JSON"),
-    "a list": (lambda data: b"[]", "not an edgeae manifest"),
-    "a newer version": (
-        lambda data: data.replace(b'"format_version": 1,', b'"format_version": 7, "new": [],'), "upgrade with: pip"),
-    "rows of a gigabyte": (lambda data: data.replace(b'"shape": [4]', b'"shape": [268435456]'), "input.shape"),
-    "a file called twice": (lambda data: data.replace(b"decoder.onnx", b"Encoder.onnx"), "twice"),
-    "a negative size": (lambda data: data.replace(b'"size": ', b'"size": -', 1), "size -"),
-    "a digest that is none": (lambda data: data.replace(b'"sha256": "', b'"sha256": "/', 1), "is not one"),
-    "a shift beyond float32": (lambda data: data.replace(b'"shift": [0.5]', b'"shift": [1e60]'), "within float32"),
-    "a scale below float32": (lambda data: data.replace(b'"scale": [2.0]', b'"scale": [1e-60]'), "positive"),
-    "no tolerance": (lambda data: data.replace(b'"rtol": ', b'"rtol": -', 1), "tolerance"),
-}  # fmt: skip
-PATHS = (
-    "../encoder.onnx", "/etc/passwd", "a/../../b", "C:\\x", "c:x", "a//b", "./encoder.onnx", "", "a\nb", "a/b/c/d",
-    "x" * 300, "é", "..", "con.", "a b", "~/x",
-)  # fmt: skip
-
-
 @pytest.mark.parametrize("name", MANIFESTS)
 def test_manifests(name: str, plain: Parts, opener: Opener, tmp_path: Path) -> None:
     change, reason = MANIFESTS[name]
@@ -250,44 +169,6 @@ def test_names_in_manifests(path: str, plain: Parts, opener: Opener, tmp_path: P
 # --- arrays -------------------------------------------------------------------------------------------------------
 
 
-def npy(descr: str, shape: str, data: bytes = bytes(64), version: int = 1) -> bytes:
-    """Return a .npy file with a header that may claim anything."""
-    header = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}"
-    header += " " * (-(10 + len(header) + 1) % 64) + "\n"
-    return b"\x93NUMPY" + bytes([version, 0]) + struct.pack("<H", len(header)) + header.encode() + data
-
-
-def arrays(**changes: bytes) -> bytes:
-    """Return golden rows for rows of 4 in which some members are other bytes."""
-    good = {"x": npy("'<f4'", "(4, 4)"), "z": npy("'<f4'", "(4, 4)"), "x_hat": npy("'<f4'", "(4, 4)")}
-    good |= {"score": npy("'<f4'", "(4,)", bytes(16))}
-    return pack({f"{name}.npy": data for name, data in {**good, **changes}.items()})
-
-
-ARRAYS: Mapping[str, tuple[Callable[[], bytes], str]] = {
-    "objects that a pickle makes": (lambda: arrays(x=npy("'|O'", "(1,)", b"cos\nsystem\n(S'x'\ntR.")), "plain little"),
-    "a shape of terabytes": (lambda: arrays(x=npy("'<f4'", "(1099511627776,)")), "plain little"),
-    "a shape that overflows": (lambda: arrays(x=npy("'<f4'", "(4294967296, 4294967296, 2)")), "that it declares"),
-    "nothing but zeros": (lambda: arrays(x=npy("'<f4'", "(50000000,)", bytes(200_000_000))), "more than the"),
-    "a structured type": (lambda: arrays(x=npy("[('a', '<f4')]", "(4, 4)")), "plain little-endian"),
-    "big-endian numbers": (lambda: arrays(x=npy("'>f4'", "(4, 4)")), "plain little-endian"),
-    "a header of code": (lambda: arrays(x=npy("__import__('os')", "(4, 4)")), "plain little-endian"),
-    "a deep header": (lambda: arrays(x=npy("(" * 9000, "(4, 4)")), "plain little-endian"),
-    "a header beyond the file": (lambda: arrays(x=npy("'<f4'", "(4, 4)")[:40]), "plain little-endian"),
-    "another version": (lambda: arrays(x=npy("'<f4'", "(4, 4)", version=9)), "plain little-endian"),
-    "too few numbers": (lambda: arrays(x=npy("'<f4'", "(4, 4)", bytes(60))), "that it declares"),
-    "half a number": (lambda: arrays(x=npy("'<f4'", "(4, 4)", bytes(63))), "that it declares"),
-    "float64": (lambda: arrays(x=npy("'<f8'", "(4, 2)")), "expected float32"),
-    "a number alone": (lambda: arrays(x=npy("'<f4'", "()", bytes(4))), "x is float32 ()"),
-    "no rows": (lambda: arrays(score=npy("'<f4'", "(0,)", b"")), "0 rows"),
-    "a thousand rows": (lambda: arrays(score=npy("'<f4'", "(1000,)", bytes(4000))), "1000 rows"),
-    "another array": (lambda: arrays(extra=npy("'<f4'", "(4,)", bytes(16))), "extra"),
-    "a file that is no array": (lambda: pack({"readme": b"x"}), "no array"),
-    "text": (lambda: b"not an archive", "not a readable .zip"),
-    "a single .npy": (lambda: npy("'<f4'", "(4, 4)"), "not a readable .zip"),
-}  # fmt: skip
-
-
 @pytest.mark.parametrize("name", ARRAYS)
 def test_golden_rows(name: str, plain: Parts, opener: Opener, tmp_path: Path) -> None:
     make, reason = ARRAYS[name]
@@ -295,60 +176,6 @@ def test_golden_rows(name: str, plain: Parts, opener: Opener, tmp_path: Path) ->
 
 
 # --- archives -----------------------------------------------------------------------------------------------------
-
-
-def record(mark: bytes, place: int, value: bytes, which: int = 0) -> Callable[[bytes], bytes]:
-    """Return a change of the bytes from `place` of a record of a .zip file."""
-
-    def change(data: bytes) -> bytes:
-        at = -1
-        for _ in range(which + 1):
-            at = data.index(mark, at + 1)
-        return data[: at + place] + value + data[at + place + len(value) :]
-
-    return change
-
-
-def both(change: Callable[[bytes], bytes], other: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
-    return lambda data: other(change(data))
-
-
-def overlapping(data: bytes) -> bytes:
-    """Let the second entry point into the first, as archives that unpack to petabytes do."""
-    entry = data.index(b"PK\1\2")
-    second = data.index(b"PK\1\2", entry + 1)
-    return data[: second + 42] + data[entry + 42 : entry + 46] + data[second + 46 :]
-
-
-ENTRY, LOCAL, END = b"PK\1\2", b"PK\3\4", b"PK\5\6"
-ZIPS: Mapping[str, tuple[Callable[[bytes], bytes], str]] = {
-    "cut off": (lambda data: data[:-1], "cut off"),
-    "something behind its end": (lambda data: data + b"x", "behind its end"),
-    "a comment": (both(record(END, 20, b"\5\0"), lambda data: data + b"hello"), "comment"),
-    "something in front": (lambda data: data[:2] + b"x" * 50 + data, "data in front"),
-    "several disks": (record(END, 4, b"\1\0"), "several parts"),
-    "65,535 entries": (record(END, 8, b"\xff\xff\xff\xff"), "65535 entries"),
-    "more entries than there are": (record(END, 8, b"\x20\0\x20\0"), "cut off"),
-    "fewer entries than there are": (record(END, 8, b"\2\0\2\0"), "more than its entries"),
-    "an encrypted entry": (record(ENTRY, 8, b"\1\0"), "encrypted"),
-    "an entry encrypted in its place": (record(LOCAL, 6, b"\1\0"), "encrypted"),
-    "another method": (record(ENTRY, 10, b"\x0c\0"), "other than deflate"),
-    "another method in its place": (record(LOCAL, 8, b"\0\0"), "another in its place"),
-    "another name in its place": (record(LOCAL, 30, b"M"), "another in its place"),
-    "another size in its place": (record(LOCAL, 22, b"\0\1\2"), "another in its place"),
-    "an entry that starts beyond the end": (record(ENTRY, 42, b"\0\0\0\x7f"), "beyond the archive"),
-    "an entry that reaches beyond the end": (
-        both(record(ENTRY, 20, b"\xff\xff\0\0"), record(LOCAL, 18, b"\xff\xff\0\0")), "beyond the archive"),
-    "entries that share bytes": (overlapping, "another in its place"),
-    "a link": (both(record(ENTRY, 38, b"\0\0\xff\xa1"), record(ENTRY, 4, b"\x14\3")), "link or a device"),
-    "a smaller size than there is": (
-        both(record(ENTRY, 24, b"\x20\0\0\0"), record(LOCAL, 22, b"\x20\0\0\0")), "that it declares"),
-    "a larger size than there is": (
-        both(record(ENTRY, 24, b"\xff\xff\0\0"), record(LOCAL, 22, b"\xff\xff\0\0")), "cut off or has|not the"),
-    "another checksum": (both(record(ENTRY, 16, b"\0\0"), record(LOCAL, 14, b"\0\0")), "checksum"),
-    "gigabytes by its own account": (
-        both(record(ENTRY, 24, b"\xff\xff\xff\x7f"), record(LOCAL, 22, b"\xff\xff\xff\x7f")), "would unpack to"),
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ZIPS)

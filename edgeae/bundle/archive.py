@@ -14,10 +14,10 @@ import stat
 import struct
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import BinaryIO, Final
 
 from edgeae.bundle.names import check_name, is_litter
+from edgeae.bundle.record import record
 from edgeae.errors import BundleError
 
 __all__ = ["MAX_RATIO", "Member", "pack_archive", "read_index", "read_member"]
@@ -38,7 +38,7 @@ _ELSEWHERE: Final = 2**32 - 1  # a writer that left room for large sizes, as num
 _EARLIEST: Final = (1980, 1, 1, 0, 0, 0)
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Member:
     """One file of an archive.
 
@@ -56,7 +56,7 @@ class Member:
     crc: int
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class _Entry:
     raw_name: bytes
     flags: int
@@ -128,16 +128,16 @@ def read_member(file: BinaryIO, member: Member, where: str) -> bytes:
     """
     file.seek(member.start)
     data = file.read(member.packed)
+    complete = True
     if member.method == _DEFLATED:
         unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
         try:
             data = unpacker.decompress(data, member.size + 1)
-        except zlib.error as problem:
-            raise _unreadable(where, f"{member.name!r} does not unpack ({problem})") from None
-        if (not unpacker.eof and len(data) <= member.size) or unpacker.unused_data:
-            raise _unreadable(where, f"{member.name!r} is cut off or has something behind its end")
-    if len(data) != member.size:
-        raise _unreadable(where, f"{member.name!r} has not the {member.size} bytes that it declares")
+        except zlib.error:
+            data = b""
+        complete = unpacker.eof and not unpacker.unused_data
+    if not complete or len(data) != member.size:
+        raise _unreadable(where, f"{member.name!r} does not unpack to the {member.size} bytes that it declares")
     if zlib.crc32(data) != member.crc:
         raise _unreadable(where, f"{member.name!r} has another checksum than it declares")
     return data

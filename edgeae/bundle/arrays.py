@@ -64,5 +64,5 @@ def _array(data: bytes, where: str) -> np.ndarray[Any, Any]:
         values = np.require(np.frombuffer(data, dtype, offset=end), requirements="A")
         shape = tuple(int(part) for part in header[3].replace(b",", b" ").split())
         return values.reshape(shape, order="F" if header[2] == b"True" else "C")
-    except (TypeError, ValueError) as problem:
-        raise BundleError(f"{where} does not hold the numbers that it declares ({problem})") from None
+    except (TypeError, ValueError):
+        raise BundleError(f"{where} does not hold the numbers that it declares") from None

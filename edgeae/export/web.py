@@ -27,7 +27,7 @@ __all__ = ["runtime_folder", "write_page"]
 
 RUNTIME, WASM = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"
 # in the order of what they need; imports between them are dropped
-MODULES = ("errors", "manifest", "archive", "metadata", "rows", "source", "explain", "graph", "edgeae")
+MODULES = ("errors", "json", "manifest", "archive", "metadata", "rows", "source", "explain", "graph", "edgeae")
 PAGE_MODULES = ("table", "picture", "page")
 
 _IMPORT = re.compile(r'^(import|export) \{[^}]*\} from "\.[^"]*";\n', re.MULTILINE)

@@ -29,8 +29,10 @@ from edgeae.export.adopt.network import OnnxNetwork
 from edgeae.export.adopt.read import read_model
 from edgeae.export.assemble import Plan
 from edgeae.export.bundle import bundle_source, export_bundle
+from edgeae.export.mobile import MOBILE_OPSET
 from edgeae.export.scores import ScoreSpec
 from edgeae.export.source import Source, split_labels
+from edgeae.export.target import Target, prepare, write_beside
 
 __all__ = ["adopt", "constants"]
 
@@ -72,6 +74,8 @@ def adopt(
     label_column: str | None = None,
     golden_from: object | None = None,
     name: str | None = None,
+    target: Target = "server",
+    onnxruntime_web: str | os.PathLike[str] | None = None,
     trust: bool = False,
     force: bool = False,
 ) -> Bundle:
@@ -103,6 +107,9 @@ def adopt(
         label_column: Where the labels of `calibrate` are.
         golden_from: Real rows to keep as golden rows; they become part of the bundle.
         name: The bundle's name; by default the last part of `path`.
+        target: As in `edgeae.export_bundle`: "mobile" fixes the batch, at 1 where the model leaves it free, and writes
+            the folder PATH-mobile; "web" writes the page PATH.html.
+        onnxruntime_web: For "web", a folder with the npm package onnxruntime-web, which becomes part of the page.
         trust: Also take operators that no fuzzer has tried; the bundle then needs `edgeae.load(..., trust=True)`.
         force: Replace what stands at `path`.
 
@@ -125,6 +132,7 @@ def adopt(
         raise InputError(
             "calibrate: normal rows are needed for the threshold (--calibrate DATA), or a fixed one (--threshold X)"
         )
+    batch = prepare(target, path, opset=MOBILE_OPSET, batch=None, onnxruntime_web=onnxruntime_web, force=force)
     asked = _Asked(calibrate, normalisation, None if shape is None else tuple(shape), layout, label_column)
     if not isinstance(model, str | os.PathLike) or _FACTORY.fullmatch(os.fspath(model)):
         if decoder is not None:
@@ -147,6 +155,8 @@ def adopt(
                 normalisation=normalisation,
                 layout=layout,
                 label_column=label_column,
+                target=target,
+                onnxruntime_web=onnxruntime_web,
                 force=force,
             )
             _compare_with_the_mean(bundle)
@@ -163,6 +173,9 @@ def adopt(
     title = " + ".join(file.name for file in files)
     models = _open(files, read, asked, latent, reconstruction, trust)
     source, plan = _source(models, asked, title, latent, trust=trust, logits=score == "bce")
+    if target == "mobile" and plan.opset > MOBILE_OPSET:
+        newer = f"opset {plan.opset} is newer than the {MOBILE_OPSET} of older mobile builds"
+        raise ExportError(f"{title}: {newer}; export the model with opset {MOBILE_OPSET}")
     bundle = bundle_source(
         source,
         path,
@@ -171,7 +184,7 @@ def adopt(
         threshold=threshold,
         precision=_possible(precision, source),
         opset=plan.opset,
-        batch=plan.batch,
+        batch=batch if plan.batch is None else plan.batch,
         input_dtype=plan.input.dtype,
         golden_from=golden_from,
         name=name,
@@ -179,6 +192,7 @@ def adopt(
         trust=trust,
     )
     _compare_with_the_mean(bundle)
+    write_beside(target, bundle, onnxruntime_web=onnxruntime_web, force=force)
     return bundle
 
 

@@ -1,8 +1,5 @@
 // JSON, SHA-256, DEFLATE and .npy: known answers, and whatever is malformed is refused without a crash.
 #include <cstdint>
-#include <fstream>
-#include <random>
-#include <sstream>
 #include <string>
 
 #include "check.hpp"
@@ -11,13 +8,6 @@ namespace {
 
 using namespace edgeae;
 using namespace edgeae::detail;
-
-std::string read(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream all;
-  all << file.rdbuf();
-  return all.str();
-}
 
 Json parse(const std::string& source) { return parse_json(source, "f"); }
 
@@ -33,24 +23,32 @@ void test_sha256() {
 
 void test_json() {
   const Json json = parse(" {\"a\": [1, -2.5e1, true, false, null], \"b\": {\"c\": \"\\u00e9\\n\\ud83d\\ude00\"}} ");
-  CHECK(json.find("a")->items.size() == 5 && *json.find("a")->items[0].integer == 1);
-  CHECK(!(json.find("a")->items[1].number < -25) && !(json.find("a")->items[1].number > -25));
-  CHECK(!json.find("a")->items[1].integer && json.find("a")->items[2].boolean && !json.find("a")->items[3].boolean);
-  CHECK(json.find("b")->find("c")->string == "\xC3\xA9\n\xF0\x9F\x98\x80");
+  const Json& list = json.at("a");
+  CHECK(list.size() == 5 && *list.value(0).integer() == 1 && list.value(0).kind == Json::Kind::whole);
+  CHECK(list.value(1).kind == Json::Kind::real && !(list.value(1).number() < -25) && !(list.value(1).number() > -25));
+  CHECK(list.shown() == "[1, -25.0, True, False, None]");
+  CHECK(json.at("b").at("c").word == "\xC3\xA9\n\xF0\x9F\x98\x80");
+  CHECK(json.at("b").shown() == "{'c': '\xC3\xA9\\n\xF0\x9F\x98\x80'}");
+  CHECK(!parse("9223372036854775808").integer() && *parse("-9223372036854775808").integer() == INT64_MIN);
+  CHECK(parse("1e16").shown() == "1e+16" && parse("0.0001").shown() == "0.0001" && parse("1.5E-5").shown() == "1.5e-05");
+  CHECK(parse("1e-999").shown() == "0.0" && parse("5e-324").shown() == "5e-324" && parse("-0").shown() == "0");
   CHECK(json.find("z") == nullptr);
   for (const char* bad : {"", "{", "[1,]", "{\"a\"}", "{\"a\":1,}", "01", "1.", ".5", "+1", "-", "1e", "tru", "\"", "\"\\x\"",
-                          "\"\\u12\"", "\"\\ud800\"", "\"\\udc00\"", "\"\n\"", "1 2", "'a'", "[1 2]", "{1: 2}"})
+                          "\"\\u12\"", "\"\n\"", "1 2", "'a'", "[1 2]", "{1: 2}"})
     CHECK_THROWS(BundleError, "f: not valid JSON: ", parse(bad));
   CHECK_THROWS(BundleError, "f: NaN is not allowed in JSON", parse("[NaN]"));
   CHECK_THROWS(BundleError, "f: -Infinity is not allowed in JSON", parse("-Infinity"));
-  CHECK_THROWS(BundleError, "f: expected a finite number, got '1e999'", parse("1e999"));
+  CHECK_THROWS(BundleError, "f: the number '1e999' is beyond float64", parse("1e999"));
   CHECK_THROWS(BundleError, "f: the key 'a' stands there twice", parse("{\"a\": 1, \"a\": 2}"));
   CHECK_THROWS(BundleError, "f: nested deeper than 32 lists and objects", parse(std::string(100000, '[')));
-  CHECK_THROWS(BundleError, "f: holds too many values", parse("[" + [] {
-                 std::string many;
-                 for (int i = 0; i < 1000001; ++i) many += "1,";
-                 return many;
-               }()));
+  const auto many = [](const std::string& piece, int times) {
+    std::string all = "[";
+    for (int i = 0; i < times; ++i) all += piece;
+    return all + "0]";
+  };
+  CHECK(parse(many("1,", 1000000)).size() == 1000001);
+  CHECK_THROWS(BundleError, "f: holds more than 65,536 lists, objects and keys", parse(many("[],", 65536)));
+  CHECK_THROWS(BundleError, "f: holds more than 1,048,576 strings", parse(many("\"\",", 1048577)));
   for (const char* bad : {"\"\xFF\"", "\"\xC0\x80\"", "\"\xED\xA0\x80\"", "\"\xF4\x90\x80\x80\"", "\"\xE2\x82\""})
     CHECK_THROWS(BundleError, "f: not UTF-8 at byte 1", parse(bad));
 }
@@ -63,7 +61,7 @@ std::string from_hex(const std::string& hex) {
 }
 
 void test_inflate() {
-  const auto inflate = [](const std::string& packed, std::size_t size) { return Inflate(packed, size).run(); };
+  const auto inflate = [](const std::string& packed, std::size_t size) { return Inflate(packed).run(size); };
   // Made with zlib: a stored block, fixed codes, dynamic codes.
   CHECK(inflate(from_hex("010300fcff616263"), 3) == "abc");
   std::string abc;
@@ -74,50 +72,26 @@ void test_inflate() {
       "f334ed1d13158b4593e560b0a4a0f1bb690ca361254706d79de15e4c511d55910c4d1b92a218b4a20c0d17597827607fdb9eeddc5a6556c2"
       "72101fee868e907f600f434c5a219b73b49c61a0ffcb2e7a6eca5558eb03";
   CHECK(sha256(inflate(from_hex(dynamic), 300)) == "cf18814ee32dfc3c3486ac485189e915fc2407b410813bf89e53c057a671b3b4");
-  CHECK_THROWS(Unreadable, "a member is shorter than it says", inflate(from_hex("010300fcff616263"), 4));
-  CHECK_THROWS(Unreadable, "a member is longer than it says", inflate(from_hex("010300fcff616263"), 2));
-  CHECK_THROWS(Unreadable, "bad block", inflate("\x07", 3));
-  CHECK_THROWS(Unreadable, "a member ends early", inflate("", 3));
-}
-
-// Malformed files give an error or, where nothing that matters was hit, a result; sanitizers see the rest.
-void test_mutations(const std::filesystem::path& folder) {
-  std::mt19937 random(7);
-  const std::string manifest = read(folder / "table" / "manifest.json"), npz = read(folder / "table" / "golden.npz");
-  parse_manifest(manifest, "manifest.json");
-  CHECK(parse_npz(npz, "golden.npz").count("score") == 1);
-  int refused = 0;
-  for (int i = 0; i < 2000; ++i) {
-    const bool json = i % 2 == 0;
-    std::string data = json ? manifest : npz;
-    for (unsigned change = 0; change <= random() % 4; ++change) {
-      const std::size_t at = random() % data.size();
-      if (random() % 4 == 0)
-        data.erase(at, random() % 16);
-      else
-        data[at] = static_cast<char>(static_cast<unsigned char>(random() % (json ? 128 : 256)));
-    }
-    if (random() % 8 == 0) data.resize(random() % data.size());
-    try {
-      if (json)
-        parse_manifest(data, "manifest.json");
-      else
-        parse_npz(data, "golden.npz");
-    } catch (const BundleError&) {
-      ++refused;
-    }
+  const std::string stored = from_hex("010300fcff616263"), more = stored + "x", cut = stored.substr(0, 6);
+  Inflate whole(stored), behind(more), early(cut), less(stored);
+  CHECK(whole.run(9) == "abc" && whole.complete() && whole.unused() == 0);
+  CHECK(behind.run(9) == "abc" && behind.complete() && behind.unused() == 1);
+  CHECK(early.run(9) == "a" && !early.complete());
+  CHECK(less.run(2) == "ab" && !less.complete());
+  for (const char* bad : {"07", "010300fcfe616263", "fdff", "4b046200", "e5c0810800000000"}) {
+    const std::string packed = from_hex(bad);
+    Inflate wrong(packed);
+    wrong.run(1000);
+    CHECK(!wrong.complete());
   }
-  CHECK(refused > 1000);
 }
 
 }  // namespace
 
-int main(int argc, char** argv) try {
-  if (argc != 2) return 2;
+int main() try {
   test_sha256();
   test_json();
   test_inflate();
-  test_mutations(argv[1]);
   return finish();
 } catch (const std::exception& problem) {
   std::cout << "uncaught: " << problem.what() << '\n';

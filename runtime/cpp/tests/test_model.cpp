@@ -8,6 +8,7 @@
 #include <functional>
 #include <limits>
 #include <locale>
+#include <map>
 #include <sstream>
 #include <string>
 #include <thread>
@@ -287,7 +288,7 @@ void test_bytes() {
     CHECK_THROWS(InputError, "; this bundle takes uint8 images, whole numbers from 0 to 255; do not rescale them",
                  model.score(floats));
   }
-  CHECK_THROWS(InputError, "x: row 1, value [0, 3] is -1;", model.score(floats));
+  CHECK_THROWS(InputError, "x: row 1, value [0, 3] is -1.0;", model.score(floats));
   floats[model.row_values() + 3] = kNan;
   CHECK_THROWS(InputError, "x: row 1, value [0, 3] is nan; remove or impute", model.score(floats));
   const Autoencoder lenient = load(golden / "dense-uint8-batch1", cpu(OnInvalid::flag));
@@ -389,6 +390,66 @@ struct German : std::numpunct<char> {
   std::string do_grouping() const override { return "\3"; }
 };
 
+// A scorer of rows of one value: score = x + x, with what edgeae wants of it in its metadata.
+std::string doubling_scorer() {
+  const auto number = [](int field, int value) { return std::string{static_cast<char>(field << 3), static_cast<char>(value)}; };
+  const auto part = [](int field, const std::string& content) {
+    std::string size;
+    for (std::size_t left = content.size(); left > 0 || size.empty(); left >>= 7)
+      size += static_cast<char>((left & 127) | (left > 127 ? 128 : 0));
+    return static_cast<char>(field << 3 | 2) + size + content;
+  };
+  const auto value = [&](const char* name, const std::string& dims) {
+    return part(1, name) + part(2, part(1, number(1, 1) + part(2, dims)));
+  };
+  const std::string batch = part(1, part(2, "batch")), one = part(1, number(1, 1));
+  const std::string axes = part(5, part(1, "axes") + number(8, 1) + "\xA0\x01\x07");
+  const std::string keep = part(5, part(1, "keepdims") + number(3, 0) + "\xA0\x01\x02");
+  const std::string graph = part(1, part(1, "x") + part(1, "x") + part(2, "y") + part(4, "Add")) +
+                            part(1, part(1, "y") + part(2, "score") + part(4, "ReduceSum") + axes + keep) + part(2, "g") +
+                            part(11, value("x", batch + one)) + part(12, value("score", batch));
+  std::string model = number(1, 8) + part(8, part(1, "") + number(2, 11)) + part(7, graph);
+  for (const auto& [key, word] : std::map<std::string, std::string>{
+           {"format_version", "1"}, {"role", "scorer"}, {"variant", "dense"}, {"precision", "fp32"}, {"input_shape", "1"},
+           {"input_dtype", "float32"}, {"layout", "vector"}, {"latent_dim", "1"}, {"score", "mse"}, {"threshold", "1"}})
+    model += part(14, part(1, "edgeae." + key) + part(2, word));
+  return model;
+}
+
+// Denormal numbers count as zero inside, and the caller's floating-point environment is what it was.
+void test_denormals() {
+  using detail::DenormalsAsZero;
+  if (!DenormalsAsZero::available) return;
+  const std::uint64_t usual = DenormalsAsZero::control() & ~DenormalsAsZero::flags;
+  const std::string graph = doubling_scorer();
+  for (const std::uint64_t callers : {usual, usual | DenormalsAsZero::flags}) {
+    DenormalsAsZero::set_control(callers);
+    const Autoencoder model = load_bytes(graph.data(), graph.size(), [] {
+      Options options = cpu();
+      options.workers = 3;
+      options.chunk = 1;
+      return options;
+    }());
+    Scorer scorer = model.bind();
+    CHECK(DenormalsAsZero::control() == callers);
+    volatile float tiny = 1e-30f;
+    DenormalsAsZero::set_control(usual);
+    tiny = tiny * 1e-10f;  // the compiler's own 1e-40 may be a zero
+    const std::vector<float> rows(7, static_cast<float>(tiny));
+    CHECK(detail::bits_of(rows[0]) != 0);
+    DenormalsAsZero::set_control(callers);
+    for (const float score : model.score(rows)) CHECK(detail::bits_of(score) == 0);
+    CHECK(DenormalsAsZero::control() == callers);
+    CHECK(detail::bits_of(scorer.score({rows.data(), 1})) == 0);
+    CHECK(DenormalsAsZero::control() == callers);
+    CHECK_THROWS(InputError, "x: row 0, value 0 is nan", scorer.score(std::vector<float>{kNan}));
+    CHECK_THROWS(BundleError, "cannot load it", load_bytes(graph.data(), 40, cpu()));
+    CHECK(DenormalsAsZero::control() == callers);
+    CHECK(!(scorer.score(std::vector<float>{1.5f}) < 3) && !(scorer.score(std::vector<float>{1.5f}) > 3));
+  }
+  DenormalsAsZero::set_control(usual);
+}
+
 void test_locale_and_environment() {
   const float threshold = load(golden / "table" / "scorer.onnx", cpu()).threshold();
   const std::locale before = std::locale::global(std::locale(std::locale::classic(), new German));
@@ -418,6 +479,7 @@ int main(int argc, char** argv) try {
   test_chunks_and_threads();
   test_lifetimes();
   test_locale_and_environment();
+  test_denormals();
   fs::remove_all(scratch);
   return finish();
 } catch (const std::exception& problem) {

@@ -8,13 +8,17 @@
 //   const scores = await model.score([[0.1, 20.5, 3.2]]); // Float32Array, higher is more anomalous
 
 import { readNpz } from "./archive.js";
-import { BundleError, EdgeaeError, InputError } from "./errors.js";
+import { BundleError, EdgeaeError, InputError, repr, someOf, tupleOf } from "./errors.js";
 import { Explanation, contributions } from "./explain.js";
 import { TENSORS, makeGraph, through } from "./graph.js";
-import { listedFiles, normalisationOf, parseManifest, sizeOf } from "./manifest.js";
+import { floatText } from "./json.js";
+import { listedFiles, MAX_FILE_BYTES, normalisationOf, parseManifest, sizeOf } from "./manifest.js";
 import { parseMetadata, readMetadata } from "./metadata.js";
 import { checkRows } from "./rows.js";
 import { checkDigest, openSource } from "./source.js";
+
+const MAX_MANIFEST_BYTES = 8 * 2 ** 20;
+const MAX_GOLDEN_ROWS = 256;
 
 export { BundleError, EdgeaeError, InputError, IntegrityError } from "./errors.js";
 export { Explanation } from "./explain.js";
@@ -85,20 +89,22 @@ export async function load(source, options) {
     await model.prepare(found.role);
     return model;
   }
-  const manifest = parseManifest(await opened.read("manifest.json"), `${opened.where}/manifest.json`);
+  const manifest = parseManifest(await opened.read("manifest.json", MAX_MANIFEST_BYTES), `${opened.where}/manifest.json`);
   const listed = new Set(["manifest.json", ...listedFiles(manifest).map((file) => file.path)]);
-  const unknown = [...(opened.names ?? [])].filter((name) => !listed.has(name));
+  const unknown = [...(opened.names ?? [])].filter((name) => !listed.has(name)).sort();
   if (unknown.length) {
     throw new BundleError(
-      `${opened.where}: the manifest does not list ${unknown.slice(0, 5).join(", ")}; a bundle holds nothing else: ` +
+      `${opened.where}: the manifest does not list ${someOf(unknown)}; a bundle holds nothing else: ` +
         "remove what is not its own, or export it again",
     );
   }
   const entry = manifest.precisions[precision];
   if (!entry) {
     const held = Object.keys(manifest.precisions).join(", ");
+    const known = ["fp32", "fp16", "int8"].includes(precision) ? "" : " (known precisions: fp32, fp16, int8)";
     throw new InputError(
-      `${opened.where}: holds no graphs at precision '${precision}'; choose ${held}, or export it again with another --precision`,
+      `${opened.where}: holds no graphs at precision ${repr(String(precision))}${known}; choose ${held}, or export it ` +
+        "again with another --precision",
     );
   }
   const signature = {
@@ -321,6 +327,11 @@ export class Autoencoder {
     return this.#options.onInvalid === "flag";
   }
 
+  get #device() {
+    const [first = "cpu"] = this.#options.sessionOptions?.executionProviders ?? [];
+    return typeof first === "string" ? first : first.name;
+  }
+
   /** @returns {PrecisionEntry | undefined} */
   #entry() {
     return this.manifest?.precisions[this.precision];
@@ -338,7 +349,7 @@ export class Autoencoder {
 
   /** @param {import("./manifest.js").FileEntry} file @returns {Promise<Bytes>} */
   async #file(file) {
-    const bytes = await this.#opened.read(file.path);
+    const bytes = await this.#opened.read(file.path, MAX_FILE_BYTES, this.#options.integrity === "skip" ? undefined : file.size);
     if (this.#options.integrity !== "skip") await checkDigest(bytes, file, this.#where(file));
     return bytes;
   }
@@ -348,18 +359,21 @@ export class Autoencoder {
     const where = this.#where(entry.golden);
     const arrays = await readNpz(await this.#file(entry.golden), where);
     const n = arrays.get("score")?.data.length ?? 0;
+    const names = [...arrays.keys()].sort();
+    if (names.join() !== "score,x,x_hat,z" || n < 1 || n > MAX_GOLDEN_ROWS) {
+      throw new BundleError(
+        `${where}: holds ${someOf(names)} of ${n} rows, expected x, z, x_hat, score of 1 to ${MAX_GOLDEN_ROWS} rows; ` +
+          "export the bundle again",
+      );
+    }
     const { shape, dtype } = this.#x;
-    const wanted = {
-      x: [dtype, n, ...shape],
-      z: ["float32", n, this.latentDim],
-      x_hat: ["float32", n, ...shape],
-      score: ["float32", n],
-    };
-    for (const [name, [type, ...dims]] of Object.entries(wanted)) {
-      const found = arrays.get(name);
-      if (found?.type !== type || found.dims.join() !== dims.join() || n < 1) {
+    const wanted = { x: shape, z: [this.latentDim], x_hat: shape, score: [] };
+    for (const [name, row] of Object.entries(wanted)) {
+      const found = /** @type {NpyArray} */ (arrays.get(name));
+      const [type, dims] = [name === "x" ? dtype : "float32", [n, ...row]];
+      if (found.type !== type || found.dims.join() !== dims.join()) {
         throw new BundleError(
-          `${where}: ${name} is ${found?.type} [${found?.dims}], expected ${type} [${dims}]; export the bundle again`,
+          `${where}: ${name} is ${found.type} ${tupleOf(found.dims)}, expected ${type} ${tupleOf(dims)}`,
         );
       }
     }
@@ -399,15 +413,18 @@ export class Autoencoder {
     const golden = await this.golden();
     const { data, dims } = golden[graph.spec.name];
     const rows = checkRows({ data, dims }, graph.spec, true);
-    const wanted = golden[graph.target].data;
+    const wanted = /** @type {Float32Array} */ (golden[graph.target].data);
     const found = await through(graph, rows);
     const { rtol, atol } = entry.tolerance[graph.target];
     for (let index = 0; index < wanted.length; index++) {
       if (Math.abs(found[index] - wanted[index]) <= atol + rtol * Math.abs(wanted[index])) continue;
       const row = Math.floor(index / (wanted.length / dims[0]));
+      const [must, gives] = [wanted[index], found[index]].map((value) =>
+        Number.isFinite(value) ? floatText(value) : String(value),
+      );
       throw new BundleError(
-        `${graph.where}: self-test failed: golden row ${row} must give ${graph.target} ${wanted[index]}, gives ` +
-          `${found[index]}; check the bundle with: edgeae verify ${this.#opened.where}`,
+        `${graph.where}: self-test failed on ${this.#device}: golden row ${row} must give ${graph.target} ${must}, ` +
+          `gives ${gives}; check the bundle with: edgeae verify ${this.#opened.where}`,
       );
     }
   }

@@ -1,6 +1,7 @@
 // One graph of a bundle as a session of ONNX Runtime that takes and gives what it should.
 
-import { BundleError, EdgeaeError, InputError } from "./errors.js";
+import { BundleError, EdgeaeError, InputError, repr } from "./errors.js";
+import { floatText } from "./json.js";
 import { sizeOf } from "./manifest.js";
 import { parseMetadata, readMetadata } from "./metadata.js";
 
@@ -67,29 +68,26 @@ function checkMetadata(bytes, role, where, says, manifest) {
       `${where}: is only the ${found.role} of a bundle; load ${role}.onnx, or the bundle's directory, for this`,
     );
   }
-  /** @type {[string, unknown, unknown][]} */
+  /** @type {(names: readonly string[] | null | undefined) => string} */
+  const listed = (names) => (names ? `(${names.map((name) => repr(name)).join(", ")}${names.length === 1 ? "," : ""})` : "None");
+  /** @type {[string, string, string][]} */
   const pairs = [
-    ["role", found.role, role],
-    ["variant", found.variant, says.variant],
-    ["precision", found.precision, says.precision],
-    ["input_shape", found.input.shape.join(), says.input.shape.join()],
-    ["input_dtype", found.input.dtype, says.input.dtype],
-    ["layout", found.input.layout, says.input.layout],
-    ["latent_dim", found.latentDim, says.latentDim],
-    ["score", found.score, says.score],
-    ["threshold", found.threshold, says.threshold],
-    [
-      "feature_names",
-      JSON.stringify(found.input.feature_names ?? null),
-      JSON.stringify(says.input.feature_names ?? null),
-    ],
+    ["role", repr(found.role), repr(role)],
+    ["variant", repr(found.variant), repr(says.variant)],
+    ["precision", repr(found.precision), repr(says.precision)],
+    ["input_shape", repr(found.input.shape.join()), repr(says.input.shape.join())],
+    ["input_dtype", repr(found.input.dtype), repr(says.input.dtype)],
+    ["layout", repr(found.input.layout), repr(says.input.layout)],
+    ["latent_dim", repr(String(found.latentDim)), repr(String(says.latentDim))],
+    ["score", repr(found.score), repr(says.score)],
+    ["threshold", floatText(found.threshold), floatText(says.threshold)],
+    ["feature_names", listed(found.input.feature_names), listed(says.input.feature_names)],
   ];
   for (const [key, value, wanted] of pairs) {
-    if (value !== wanted) {
-      throw new BundleError(
-        `${where}: its metadata says edgeae.${key} = '${value}', the manifest says '${wanted}'; export the bundle again`,
-      );
-    }
+    if (value === wanted) continue;
+    throw new BundleError(
+      `${where}: its metadata says edgeae.${key} = ${value}, the manifest says ${wanted}; export the bundle again`,
+    );
   }
 }
 

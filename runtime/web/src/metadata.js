@@ -2,7 +2,8 @@
 // (https://protobuf.dev/programming-guides/encoding, https://github.com/onnx/onnx/blob/main/onnx/onnx.proto).
 
 import { BundleError, quoted } from "./errors.js";
-import { checkDtype, checkLayout, checkNames, checkRole, checkRow, checkVersion, parseJson } from "./manifest.js";
+import { parseJson } from "./json.js";
+import { checkDtype, checkLayout, checkNames, checkRole, checkRow, requireKnown } from "./manifest.js";
 
 /**
  * @typedef {import("./archive.js").Bytes} Bytes
@@ -92,10 +93,11 @@ export function parseMetadata(metadata, where) {
     if (Number.isFinite(value)) return value;
     throw new BundleError(`${where}: edgeae.${key} is ${quoted(text)}, expected a number`);
   };
-  checkVersion(numberOf("format_version", get("format_version")), where);
+  requireKnown(numberOf("format_version", get("format_version")), get("format_version"), where);
   const role = get("role");
   checkRole(role, `${where}: edgeae.role`);
   const names = metadata.get("edgeae.feature_names");
+  const namesWhere = `${where}: edgeae.feature_names`;
   const input = {
     shape: get("input_shape")
       .split(",")
@@ -103,11 +105,10 @@ export function parseMetadata(metadata, where) {
     dtype: get("input_dtype"),
     layout: get("layout"),
     feature_names:
-      names === undefined ? null : parseJson(new TextEncoder().encode(names), `${where}: edgeae.feature_names`),
+      names === undefined ? null : checkNames(parseJson(new TextEncoder().encode(names), namesWhere), namesWhere),
   };
   checkDtype(input.dtype, `${where}: edgeae.input_dtype`);
   checkLayout(input.layout, `${where}: edgeae.layout`);
-  checkNames(input.feature_names, `${where}: edgeae.feature_names`);
   const latentDim = numberOf("latent_dim", get("latent_dim"));
   const row = /** @type {InputEntry} */ (input);
   checkRow(row, latentDim, where);

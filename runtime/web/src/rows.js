@@ -1,6 +1,7 @@
 // Checking what callers pass in: rows in any of the forms below become one flat array that a graph may read.
 
 import { InputError, quoted } from "./errors.js";
+import { floatText } from "./json.js";
 import { sizeOf } from "./manifest.js";
 
 /**
@@ -215,7 +216,7 @@ function notFinite(value, index, spec) {
 /** Numbers as Python writes them. @type {(value: number) => string} */
 function written(value) {
   if (Number.isNaN(value)) return "nan";
-  return Number.isFinite(value) ? String(value) : value > 0 ? "inf" : "-inf";
+  return Number.isFinite(value) ? floatText(value) : value > 0 ? "inf" : "-inf";
 }
 
 /** @type {(index: number, spec: RowSpec) => string} */

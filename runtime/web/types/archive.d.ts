@@ -1,9 +1,11 @@
 export type Bytes = Uint8Array<ArrayBuffer>;
+export type Values = Int8Array | Int16Array | Int32Array | Uint8Array | Uint16Array | Uint32Array | Float32Array | Float64Array;
 export type NpyArray = {
-    data: Float32Array | Uint8Array | Float64Array | Int32Array;
+    data: Values;
     dims: number[];
     type: string;
 };
+export declare const MAX_BUNDLE_BYTES: number;
 /** Refuse a name that is not a plain relative path. @type {(name: string, where: string) => void} */
 export declare function checkName(name: string, where: string): void;
 /** Whether the system left this file behind. @type {(name: string) => boolean} */

@@ -30,6 +30,13 @@ export type PrecisionEntry = {
     };
     quality: Record<string, unknown>;
 };
+export type SeriesEntry = {
+    stride?: number;
+    channel_names?: string[] | null;
+    period?: number | null;
+    resampled?: boolean;
+    label?: "any" | "last";
+};
 export type InputEntry = {
     shape: number[];
     dtype: "float32" | "uint8";
@@ -37,6 +44,7 @@ export type InputEntry = {
     feature_names?: string[] | null;
     minimum?: number | null;
     maximum?: number | null;
+    series?: SeriesEntry | null;
 };
 export type Manifest = {
     format: string;
@@ -67,6 +75,7 @@ export type Manifest = {
     training?: Record<string, unknown> | null;
 };
 export type Bytes = import("./archive.js").Bytes;
+export type Json = import("./json.js").Json;
 /**
  * @typedef {{path: string, size: number, sha256: string}} FileEntry
  * @typedef {{rtol: number, atol: number}} Tolerance
@@ -77,8 +86,10 @@ export type Bytes = import("./archive.js").Bytes;
  *   threshold: {value: number, method: string, fpr?: number | null, rows?: number, interval?: number[] | null,
  *     recall?: number | null},
  *   tolerance: {z: Tolerance, x_hat: Tolerance, score: Tolerance}, quality: Record<string, unknown>}} PrecisionEntry
+ * @typedef {{stride?: number, channel_names?: string[] | null, period?: number | null, resampled?: boolean,
+ *   label?: "any" | "last"}} SeriesEntry
  * @typedef {{shape: number[], dtype: "float32" | "uint8", layout: Layout, feature_names?: string[] | null,
- *   minimum?: number | null, maximum?: number | null}} InputEntry
+ *   minimum?: number | null, maximum?: number | null, series?: SeriesEntry | null}} InputEntry
  * @typedef {{format: string, format_version: number, name: string, created: string, producer: Record<string, string>,
  *   variant: string, description: string, parameters: number, latent_dim: number, input: InputEntry,
  *   normalisation: {kind: string, shift: number[], scale: number[]},
@@ -86,31 +97,25 @@ export type Bytes = import("./archive.js").Bytes;
  *   opset: number, ir_version: number, precisions: Partial<Record<Precision, PrecisionEntry>>, generative?: boolean,
  *   statistics?: FileEntry | null, training?: Record<string, unknown> | null}} Manifest
  * @typedef {import("./archive.js").Bytes} Bytes
+ * @typedef {import("./json.js").Json} Json
  */
 export declare const FORMAT_VERSION = 1;
-/**
- * Parse JSON that every parser understands alike: no key twice, no number beyond float64, not nested too deeply.
- *
- * @param {Bytes} bytes
- * @param {string} where What to call it in messages.
- * @returns {unknown}
- */
-export declare function parseJson(bytes: Bytes, where: string): unknown;
-export type Check = (value: unknown, where: string) => void;
+export declare const MAX_FILE_BYTES: number;
+export type Check = (value: Json, where: string) => any;
 export declare const checkRole: Check;
 export declare const checkDtype: Check;
 export declare const checkLayout: Check;
 export declare const checkNames: Check;
 /**
- * Parse and check the bytes of a manifest.json.
+ * Parse and check the bytes of a manifest.json, as strictly and in the same order as Python.
  *
  * @param {Bytes} bytes
  * @param {string} where What to call it in messages.
  * @returns {Manifest}
  */
 export declare function parseManifest(bytes: Bytes, where: string): Manifest;
-/** @type {(version: unknown, where: string) => void} */
-export declare function checkVersion(version: unknown, where: string): void;
+/** @type {(version: number, written: string, where: string) => void} */
+export declare function requireKnown(version: number, written: string, where: string): void;
 /** @type {(row: InputEntry, latent: number, where: string) => void} */
 export declare function checkRow(row: InputEntry, latent: number, where: string): void;
 /** All files that a manifest lists. @type {(manifest: Manifest) => FileEntry[]} */

@@ -15,7 +15,11 @@ export type Opened = {
      * All files, where that can be known.
      */
     names: ReadonlySet<string> | null;
-    read: (name: string) => Promise<Bytes>;
+    /**
+     * A file of at most `limit` bytes, or
+     * exactly `size`.
+     */
+    read: (name: string, limit: number, size?: number) => Promise<Bytes>;
 };
 /**
  * @typedef {import("./archive.js").Bytes} Bytes
@@ -32,7 +36,8 @@ export type Opened = {
  * @property {string} where What to call it in messages.
  * @property {Bytes | null} single The content, if it is one .onnx file.
  * @property {ReadonlySet<string> | null} names All files, where that can be known.
- * @property {(name: string) => Promise<Bytes>} read
+ * @property {(name: string, limit: number, size?: number) => Promise<Bytes>} read A file of at most `limit` bytes, or
+ *   exactly `size`.
  */
 /** @type {(source: Source) => Promise<Opened>} */
 export declare function openSource(source: Source): Promise<Opened>;

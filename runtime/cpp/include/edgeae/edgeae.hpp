@@ -30,6 +30,7 @@
 #include "bundle.hpp"
 #include "errors.hpp"
 #include "graph.hpp"
+#include "latents/digest.hpp"
 #include "options.hpp"
 #include "ort.hpp"
 #include "rows.hpp"
@@ -73,8 +74,21 @@ class Model {
     adopt(bytes);
   }
 
+  const std::string& where() const { return where_; }
   const Signature& signature() const { return signature_; }
   const Device& device() const { return device_; }
+
+  // Of the bundle, where there is a whole one.
+  const Manifest* manifest() const { return bundle_ ? &bundle_->manifest() : nullptr; }
+
+  // What latent files of this model hold; nothing where the decoder is missing or no ONNX file.
+  std::optional<std::string> decoder_digest() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (bundle_ && !decoder_digest_)
+      decoder_digest_ = codec::decoder_digest(bundle_->file(bundle_->precision(signature_.precision).files.at("decoder")));
+    return decoder_digest_;
+  }
+
   bool flag() const { return options_.on_invalid == OnInvalid::flag; }
 
   bool holds(Role role) const {
@@ -147,6 +161,7 @@ class Model {
     auto graph = make(bytes, where_);
     signature_ = graph->signature();
     graphs_[graph->role()] = graph;
+    if (graph->role() == Role::decoder) decoder_digest_ = codec::decoder_digest(bytes);
   }
 
   bool on_gpu() const { return device_.provider == "CUDA"; }
@@ -201,6 +216,7 @@ class Model {
   mutable std::mutex mutex_;
   mutable std::map<Role, std::shared_ptr<const Graph>> graphs_;
   mutable std::optional<Golden> golden_;
+  mutable std::optional<std::string> decoder_digest_;
   mutable std::size_t chunk_ = 0;
 };
 
@@ -382,6 +398,9 @@ class Autoencoder {
   }
 
  private:
+  friend class LatentReader;
+  friend class LatentWriter;
+
   using Role = detail::Role;
   inline static const std::vector<Role> kBoth = {Role::encoder, Role::decoder};
 

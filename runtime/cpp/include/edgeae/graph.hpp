@@ -3,6 +3,8 @@
 
 #include <onnxruntime_c_api.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -12,6 +14,7 @@
 #include <vector>
 
 #include "bundle.hpp"
+#include "denormals.hpp"
 #include "errors.hpp"
 #include "json.hpp"
 #include "options.hpp"
@@ -68,6 +71,7 @@ class Graph {
     const char *input_name = source(), *output_name = target();
     const OrtValue* inputs[] = {input.get()};
     OrtValue* outputs[] = {output.get()};
+    const DenormalsAsZero denormals;
     finish(ort().Run(session_.get(), run_options_.get(), &input_name, inputs, 1, &output_name, 1, outputs));
   }
 
@@ -81,15 +85,18 @@ class Graph {
   }
 
   void run(const IoBinding& binding) const {
+    const DenormalsAsZero denormals;
     finish(ort().RunWithBinding(session_.get(), run_options_.get(), binding.get()));
   }
 
   // Refuse what the manifest says otherwise.
   void require(Role role, const Signature& wanted, std::optional<std::int64_t> batch) const {
+    const auto refuse = [&](const std::string& key, const std::string& found, const std::string& expected) {
+      throw BundleError(where_ + ": its metadata says edgeae." + key + " = " + found + ", the manifest says " + expected +
+                        "; export the bundle again");
+    };
     const auto equal = [&](const std::string& key, const std::string& found, const std::string& expected) {
-      if (found != expected)
-        throw BundleError(where_ + ": its metadata says edgeae." + key + " = " + in_quotes(found) +
-                          ", the manifest says " + in_quotes(expected) + "; export the bundle again");
+      if (found != expected) refuse(key, quoted(found), quoted(expected));
     };
     equal("role", name_of(role_), name_of(role));
     equal("variant", signature_.variant, wanted.variant);
@@ -100,9 +107,8 @@ class Graph {
     equal("latent_dim", text(signature_.latent_dim), text(wanted.latent_dim));
     equal("score", signature_.score, wanted.score);
     if (signature_.threshold != wanted.threshold)  // by value: both may be written in their own way
-      equal("threshold", text(signature_.threshold), text(wanted.threshold) + " (another number)");
-    if (signature_.feature_names != wanted.feature_names)
-      equal("feature_names", names(signature_), names(wanted) + " (other names)");
+      refuse("threshold", float_text(signature_.threshold), float_text(wanted.threshold));
+    if (signature_.feature_names != wanted.feature_names) refuse("feature_names", names(signature_), names(wanted));
     if (batch_ != batch)
       throw BundleError(where_ + ": its batch is " + (batch_ ? text(*batch_) : "symbolic") + ", the manifest says " +
                         (batch ? text(*batch) : "symbolic") + "; export the bundle again");
@@ -116,7 +122,10 @@ class Graph {
   }
 
   static std::string names(const Signature& signature) {
-    return signature.feature_names ? joined(*signature.feature_names) : "None";
+    if (!signature.feature_names) return "None";
+    std::vector<std::string> all;
+    for (const std::string& name : *signature.feature_names) all.push_back(quoted(name));
+    return tuple_of(all);
   }
 
   Session load(const std::string& data, const Device& device, const Options& options) const {
@@ -160,7 +169,8 @@ class Graph {
     };
     const auto number = [&](const std::string& key, const std::string& word) {
       double value = 0;
-      if (!parse_double(word, value)) throw BundleError(where_ + ": edgeae." + key + " is " + in_quotes(word) + ", expected a number");
+      if (!parse_double(word, value) || !std::isfinite(value))
+        throw BundleError(where_ + ": edgeae." + key + " is " + in_quotes(word) + ", expected a number");
       return value;
     };
     const auto whole = [&](const std::string& key, const std::string& word) {
@@ -189,7 +199,8 @@ class Graph {
     signature_.threshold = number("threshold", get("threshold"));
     if (const auto list = find("feature_names")) {
       const Json parsed = parse_json(*list, where_ + ": edgeae.feature_names");
-      signature_.feature_names = read_names(Field(parsed, where_ + ": edgeae.feature_names"));
+      check_names()(parsed, where_ + ": edgeae.feature_names");
+      signature_.feature_names = read_names(parsed);
     }
     check_signature(signature_, where_);
     const std::vector<std::int64_t> latent = {signature_.latent_dim};

@@ -1,11 +1,11 @@
-// A strict JSON reader: valid UTF-8, no key twice, no NaN or infinity, bounded depth and size. No writer.
+// A strict JSON reader: valid UTF-8, no key twice, no NaN or infinity, bounded depth and amount. No writer.
 #pragma once
 
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <optional>
-#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -15,31 +15,79 @@
 namespace edgeae::detail {
 
 struct Json {
-  enum class Kind { null, boolean, number, string, list, object };
+  enum class Kind : unsigned char { null, boolean, whole, real, string, list, object };
 
   Kind kind = Kind::null;
-  bool boolean = false;
-  double number = 0;
-  std::optional<std::int64_t> integer;  // of a number written without a point or exponent
-  std::string string;
-  std::vector<std::string> keys;  // of an object, as many as items
-  std::vector<Json> items;        // of a list or an object
+  std::string word;         // of a string, and of a boolean or a number as it was written
+  std::vector<Json> items;  // of a list; of an object key, value, key, value, ...
+
+  std::size_t size() const { return kind == Kind::object ? items.size() / 2 : items.size(); }
+  const std::string& key(std::size_t i) const { return items[2 * i].word; }
+  const Json& value(std::size_t i) const { return items[kind == Kind::object ? 2 * i + 1 : i]; }
 
   const Json* find(const std::string& key) const {
-    for (std::size_t i = 0; i < keys.size(); ++i)
-      if (keys[i] == key) return &items[i];
+    for (std::size_t i = 0; kind == Kind::object && i < size(); ++i)
+      if (this->key(i) == key) return &value(i);
     return nullptr;
   }
-};
 
-// A double from decimal text, whatever locale the program has set: std::stod follows it, std::from_chars for
-// floating-point numbers is missing from libc++ (Android, Apple).
-inline bool parse_double(const std::string& word, double& value) {
-  std::istringstream in(word);
-  in.imbue(std::locale::classic());
-  in >> value;
-  return !in.fail() && in.peek() == std::istringstream::traits_type::eof() && std::isfinite(value);
-}
+  // A member of an object; a missing one is null.
+  const Json& at(const std::string& key) const {
+    static const Json null;
+    const Json* found = find(key);
+    return found == nullptr ? null : *found;
+  }
+
+  bool is_null() const { return kind == Kind::null; }
+
+  // Of a number; infinite where a whole one is beyond float64.
+  double number() const {
+    double found = 0;
+    parse_double(word, found);
+    return found;
+  }
+
+  // Of a whole number, if it fits 64 bits.
+  std::optional<std::int64_t> integer() const {
+    const bool minus = !word.empty() && word[0] == '-';
+    const std::uint64_t limit = (std::uint64_t{1} << 63) - (minus ? 0 : 1);
+    std::uint64_t found = 0;
+    for (std::size_t i = minus ? 1 : 0; i < word.size(); ++i) {
+      const std::uint64_t digit = static_cast<std::uint64_t>(word[i] - '0');
+      if (found > (limit - digit) / 10) return std::nullopt;
+      found = found * 10 + digit;
+    }
+    return static_cast<std::int64_t>(minus ? 0 - found : found);
+  }
+
+  // As Python's repr would write it, and no more than is needed of it.
+  std::string shown() const {
+    if (kind == Kind::string) return in_quotes(word);
+    std::string all;
+    write(all);
+    return shortened(all);
+  }
+
+ private:
+  void write(std::string& out) const {
+    if (out.size() > 500) return;
+    switch (kind) {
+      case Kind::null: out += "None"; return;
+      case Kind::boolean: out += word == "true" ? "True" : "False"; return;
+      case Kind::whole: out += word == "-0" ? "0" : word; return;
+      case Kind::real: out += float_text(number()); return;
+      case Kind::string: out += quoted(start_of(word, 100)); return;
+      default: break;
+    }
+    out += kind == Kind::list ? '[' : '{';
+    for (std::size_t i = 0; i < size(); ++i) {
+      if (i > 0) out += ", ";
+      if (kind == Kind::object) out += quoted(start_of(key(i), 100)) + ": ";
+      value(i).write(out);
+    }
+    out += kind == Kind::list ? ']' : '}';
+  }
+};
 
 class JsonParser {
  public:
@@ -47,8 +95,10 @@ class JsonParser {
   JsonParser(const std::string& source, std::string where) : text_(source), where_(std::move(where)) {}
 
   Json parse() {
-    check_utf8();
-    Json value = parse_value(0);
+    require_bounded();
+    for (std::size_t i = 0, size = 0; i < text_.size(); i += size)
+      if ((size = code_point(text_, i, false).second) == 0) throw BundleError(text(where_, ": not UTF-8 at byte ", i));
+    Json value = parse_value();
     skip_space();
     if (at_ != text_.size()) fail("extra data");
     return value;
@@ -56,86 +106,111 @@ class JsonParser {
 
  private:
   static constexpr int kMaxDepth = 32;
-  static constexpr std::size_t kMaxValues = 1000000;  // about 100 MB of Json
+  static constexpr std::size_t kMaxContainers = 1u << 16;  // lists, objects and keys
+  static constexpr std::size_t kMaxStrings = 1u << 20;
+  static constexpr std::size_t kMaxDigits = 4300;  // of a whole number, as in Python
 
   [[noreturn]] void fail(const std::string& what) const {
     throw BundleError(text(where_, ": not valid JSON: ", what, " at byte ", at_));
   }
 
-  void check_utf8() const {
-    for (std::size_t i = 0; i < text_.size();) {
-      const auto byte = [&](std::size_t k) {
-        return k < text_.size() ? static_cast<unsigned>(static_cast<unsigned char>(text_[k])) : 0u;
-      };
-      const unsigned lead = byte(i);
-      const std::size_t more = lead < 0x80 ? 0 : lead >> 5 == 6 ? 1 : lead >> 4 == 14 ? 2 : lead >> 3 == 30 ? 3 : 9;
-      unsigned code = more == 0 ? lead : lead & (0x3Fu >> more);
-      bool valid = more < 9;
-      for (std::size_t k = 1; valid && k <= more; ++k) {
-        valid = byte(i + k) >> 6 == 2;
-        code = code << 6 | (byte(i + k) & 0x3Fu);
+  // Before anything is allocated or recurses, whatever the bytes are.
+  void require_bounded() const {
+    std::size_t quotes = 0, containers = 0, keys = 0;
+    int depth = 0;
+    for (const char c : text_) quotes += c == '"' ? 1 : 0;
+    if (quotes > 2 * kMaxStrings) throw BundleError(where_ + ": holds more than " + grouped(kMaxStrings) + " strings");
+    bool inside = false;
+    for (std::size_t i = 0; i < text_.size(); ++i) {
+      const char c = text_[i];
+      if (c == '\\' && i + 1 < text_.size() && (text_[i + 1] == '\\' || text_[i + 1] == '"'))
+        ++i;
+      else if (c == '"')
+        inside = !inside;
+      else if (!inside && c == ':')
+        ++keys;
+      else if (!inside && containers <= kMaxContainers && (c == '[' || c == '{' || c == ']' || c == '}')) {
+        const bool opened = c == '[' || c == '{';
+        depth += opened ? 1 : -1;
+        containers += opened ? 1 : 0;
+        if (depth > kMaxDepth) throw BundleError(text(where_, ": nested deeper than ", kMaxDepth, " lists and objects"));
       }
-      const unsigned least[] = {0, 0x80, 0x800, 0x10000};
-      valid = valid && code >= least[more] && code < 0x110000 && (code < 0xD800 || code > 0xDFFF);
-      if (!valid) throw BundleError(text(where_, ": not UTF-8 at byte ", i));
-      i += more + 1;
     }
+    if (containers + keys > kMaxContainers)
+      throw BundleError(where_ + ": holds more than " + grouped(kMaxContainers) + " lists, objects and keys");
   }
 
   void skip_space() {
-    while (at_ < text_.size() && std::string(" \t\r\n").find(text_[at_]) != std::string::npos) ++at_;
+    while (at_ < text_.size() && (text_[at_] == ' ' || text_[at_] == '\t' || text_[at_] == '\r' || text_[at_] == '\n')) ++at_;
   }
 
   char peek() const { return at_ < text_.size() ? text_[at_] : '\0'; }
 
-  bool take(const std::string& word) {
-    if (text_.compare(at_, word.size(), word) != 0) return false;
-    at_ += word.size();
+  bool take(const char* word) {
+    const std::size_t size = std::char_traits<char>::length(word);
+    if (text_.compare(at_, size, word) != 0) return false;
+    at_ += size;
     return true;
   }
 
-  Json parse_value(int depth) {
-    if (depth > kMaxDepth) throw BundleError(text(where_, ": nested deeper than ", kMaxDepth, " lists and objects"));
-    if (++values_ > kMaxValues) throw BundleError(where_ + ": holds too many values");
+  Json parse_value() {
     skip_space();
     Json value;
-    if (peek() == '{') return parse_items(depth, Json::Kind::object, '}');
-    if (peek() == '[') return parse_items(depth, Json::Kind::list, ']');
+    if (peek() == '{') return parse_items(Json::Kind::object, '}');
+    if (peek() == '[') return parse_items(Json::Kind::list, ']');
     if (peek() == '"') {
       value.kind = Json::Kind::string;
-      value.string = parse_string();
-    } else if (take("true") || take("false")) {
-      value.kind = Json::Kind::boolean;
-      value.boolean = text_[at_ - 2] == 'u';
-    } else if (!take("null")) {
-      for (const char* name : {"NaN", "Infinity", "-Infinity"})
-        if (take(name)) throw BundleError(text(where_, ": ", name, " is not allowed in JSON"));
-      parse_number(value);
+      value.word = parse_string();
+      return value;
     }
+    for (const char* word : {"true", "false"})
+      if (take(word)) {
+        value.kind = Json::Kind::boolean;
+        value.word = word;
+        return value;
+      }
+    if (take("null")) return value;
+    for (const char* name : {"NaN", "Infinity", "-Infinity"})
+      if (take(name)) throw BundleError(text(where_, ": ", name, " is not allowed in JSON"));
+    parse_number(value);
     return value;
   }
 
-  Json parse_items(int depth, Json::Kind kind, char end) {
+  Json parse_items(Json::Kind kind, char end) {
     Json value;
     value.kind = kind;
-    std::set<std::string> seen;
     ++at_;
     skip_space();
     if (peek() == end) return ++at_, value;
     for (;;) {
       if (kind == Json::Kind::object) {
         skip_space();
-        std::string key = parse_string();
-        if (!seen.insert(key).second) throw BundleError(where_ + ": the key " + in_quotes(key) + " stands there twice");
+        Json key;
+        key.kind = Json::Kind::string;
+        key.word = parse_string();
         skip_space();
         if (!take(":")) fail("expected ':'");
-        value.keys.push_back(std::move(key));
+        value.items.push_back(std::move(key));
       }
-      value.items.push_back(parse_value(depth + 1));
+      value.items.push_back(parse_value());
       skip_space();
-      if (peek() == end) return ++at_, value;
-      if (!take(",")) fail("expected ','");
+      if (peek() == end) break;
+      if (!take(",")) fail("expected ',' or the end");
     }
+    ++at_;
+    if (kind == Json::Kind::object) refuse_twice(value);
+    return value;
+  }
+
+  // The key that stands there most often, or the first of those.
+  void refuse_twice(const Json& object) const {
+    std::map<std::string, std::size_t> counts;
+    for (std::size_t i = 0; i < object.size(); ++i) ++counts[object.key(i)];
+    if (counts.size() == object.size()) return;
+    const std::string* most = nullptr;
+    for (std::size_t i = 0; i < object.size(); ++i)
+      if (most == nullptr || counts[object.key(i)] > counts[*most]) most = &object.key(i);
+    throw BundleError(where_ + ": the key " + in_quotes(*most) + " stands there twice");
   }
 
   void parse_number(Json& value) {
@@ -155,12 +230,14 @@ class JsonParser {
       if (!take("+")) take("-");
       digits();
     }
-    const std::string word = text_.substr(start, at_ - start);
-    value.kind = Json::Kind::number;
-    if (!parse_double(word, value.number)) throw BundleError(where_ + ": expected a finite number, got " + in_quotes(word));
-    if (whole && word.size() <= 18) value.integer = std::stoll(word);
+    value.kind = whole ? Json::Kind::whole : Json::Kind::real;
+    value.word = text_.substr(start, at_ - start);
+    if (whole && value.word.size() > kMaxDigits + (value.word[0] == '-')) fail("a number of too many digits");
+    if (!whole && !std::isfinite(value.number()))
+      throw BundleError(where_ + ": the number " + in_quotes(value.word) + " is beyond float64");
   }
 
+  // Half characters become three bytes as if they were whole ones, so that whoever wants text can refuse them.
   std::string parse_string() {
     if (!take("\"")) fail("expected a string");
     std::string result;
@@ -187,12 +264,13 @@ class JsonParser {
   }
 
   unsigned parse_escape() {
-    const unsigned code = parse_hex();
-    if (code < 0xD800 || code > 0xDFFF) return code;
-    if (code > 0xDBFF || !take("\\u")) fail("half a surrogate pair");
+    const unsigned high = parse_hex();
+    const std::size_t behind = at_;
+    if (high < 0xD800 || high > 0xDBFF || !take("\\u")) return high;
     const unsigned low = parse_hex();
-    if (low < 0xDC00 || low > 0xDFFF) fail("half a surrogate pair");
-    return 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
+    if (low >= 0xDC00 && low <= 0xDFFF) return 0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00);
+    at_ = behind;
+    return high;
   }
 
   unsigned parse_hex() {
@@ -205,27 +283,9 @@ class JsonParser {
     return code;
   }
 
-  static void append_utf8(std::string& out, unsigned code) {
-    const auto add = [&](unsigned byte) { out += static_cast<char>(byte); };
-    if (code < 0x80) return add(code);
-    if (code < 0x800) {
-      add(0xC0 | code >> 6);
-    } else {
-      if (code < 0x10000) {
-        add(0xE0 | code >> 12);
-      } else {
-        add(0xF0 | code >> 18);
-        add(0x80 | (code >> 12 & 0x3F));
-      }
-      add(0x80 | (code >> 6 & 0x3F));
-    }
-    add(0x80 | (code & 0x3F));
-  }
-
   const std::string& text_;
   std::string where_;
   std::size_t at_ = 0;
-  std::size_t values_ = 0;
 };
 
 /// Parse JSON. Throws BundleError that names `where`.

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "denormals.hpp"
 #include "errors.hpp"
 #include "options.hpp"
 
@@ -137,6 +138,7 @@ inline Session make_session(const void* data, std::size_t size, const Device& de
   std::map<std::string, std::string> config = {
       {"session.intra_op.allow_spinning", "0"},
       {"session.inter_op.allow_spinning", "0"},
+      {"session.set_denormal_as_zero", "1"},  // in threads that `configure` may ask for; for the caller's see denormals.hpp
       // A 150-byte graph can otherwise fold a constant of gigabytes while it is loaded.
       {"optimization.constant_folding_max_output_size_in_bytes", std::to_string(1 << 26)},
   };
@@ -147,6 +149,7 @@ inline Session make_session(const void* data, std::size_t size, const Device& de
   try {
     if (!on_cpu) append_provider(raw_options, device, options);
     if (options.configure) options.configure(raw_options);
+    const DenormalsAsZero denormals;  // also puts back what the entry above does to the thread of the first session
     check(ort().CreateSessionFromArray(env, data, size, raw_options, &session));
   } catch (const OrtProblem& problem) {
     if (on_cpu) throw;

@@ -71,7 +71,7 @@ inline float not_a_number() {
 inline std::string shown(float value) {
   if (is_nan(value)) return "nan";
   if (!is_finite(value)) return bits_of(value) >> 31 == 0 ? "inf" : "-inf";
-  return text(value);
+  return float_text(static_cast<double>(value));
 }
 
 // "x: row 3, feature 'speed'" or "x: row 3, value [1, 2]".
@@ -249,11 +249,12 @@ class Job {
   std::exception_ptr failure_;
 };
 
-// How many rows of `values` values one call of ONNX Runtime shall get: about 256 KiB, see Python's `chunk_rows`.
+// How many rows of `values` values one call of ONNX Runtime shall get: about 256 KiB, or 384 KiB of vectors, for a
+// second-level cache of 2 MiB; see Python's `chunk_rows`.
 inline std::size_t chunk_rows(const std::vector<std::int64_t>& shape, std::size_t values, bool on_gpu) {
   const std::size_t row_bytes = 4 * values;
   if (on_gpu) return std::max<std::size_t>(1, std::min<std::size_t>(65536, (std::size_t{1} << 26) / row_bytes));
-  const double ideal = std::log2(262144.0 / static_cast<double>(row_bytes));
+  const double ideal = std::log2((shape.size() == 1 ? 393216.0 : 262144.0) / static_cast<double>(row_bytes));
   std::size_t rows = std::size_t{1} << static_cast<int>(std::max(0.0, std::round(ideal)));
   rows = std::min<std::size_t>(std::max<std::size_t>(rows, shape.size() == 1 ? 64 : 16), 4096);
   return std::max<std::size_t>(1, std::min(rows, (std::size_t{1} << 24) / row_bytes));
