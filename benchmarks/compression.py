@@ -1,8 +1,9 @@
 """`python -m benchmarks.compression BUNDLE DATA`: latent files beside the codecs that people would use instead.
 
-Three tables: what zstd makes of quantised latents beside their order-0 entropy, which is what a coder of our own could
-gain; size and error at every latent type, beside PCA with as many bytes; and size at a promised error, beside zstd, PNG
-and JPEG (at the same PSNR, all images in one picture) for images, or zfp and fpzip for other numbers.
+Four tables: how fast files are written and read beside the model alone; what zstd makes of quantised latents beside
+their order-0 entropy, which is what a coder of our own could gain; size and error at every latent type, beside PCA with
+as many bytes; and size at a promised error, beside zstd, PNG and JPEG (at the same PSNR, all images in one picture) for
+images, or zfp and fpzip for other numbers.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 import zstandard
 
 import edgeae
+from edgeae import timing
 from edgeae.bundle.atomic import write_file
 from edgeae.bundle.strict import to_json
 from edgeae.cli.output import number, print_table, table
@@ -43,6 +45,26 @@ class Entropy:
     bits: int
     ideal_bytes: int
     stored_bytes: int
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast int8 latents without a bound go, beside the model's own method on all rows at once.
+
+    Attributes:
+        name: "write" or "read".
+        rows_per_second: At the 10th percentile of the durations.
+        share: Of the model's rate, by 10th percentiles.
+        share_median: By medians; far from `share`, the machine was busy.
+        cpu_share: Processor time of the model alone over that with coding, least of all runs: what is left of the rate
+            on a machine whose cores are all busy.
+    """
+
+    name: str
+    rows_per_second: float
+    share: float
+    share_median: float
+    cpu_share: float
 
 
 @dataclass(frozen=True)
@@ -79,12 +101,13 @@ class Result:
     bundle: str
     rows: int
     absent: tuple[str, ...]
+    speeds: tuple[Speed, ...]
     entropy: tuple[Entropy, ...]
     points: tuple[Point, ...]
 
 
-def measure(model: edgeae.Autoencoder, x: Array) -> Result:
-    """Store rows in every way, read them again, and compare."""
+def measure(model: edgeae.Autoencoder, x: Array, *, seconds: float = 2.0) -> Result:
+    """Store rows in every way, read them again, and compare; time each of four for so many seconds."""
     peak = 255.0 if x.dtype == np.uint8 else float(np.ptp(x))
     points, absent = [], []
     for dtype in ("float32", "float16", *(f"int{bits}" for bits in BITS)):
@@ -108,7 +131,48 @@ def measure(model: edgeae.Autoencoder, x: Array) -> Result:
                 absent.append(package)
             else:
                 points += compare()
-    return Result(model.manifest.name, len(x), tuple(dict.fromkeys(absent)), _entropy(model.encode(x)), tuple(points))
+    speeds, entropy = _speeds(model, x, seconds), _entropy(model.encode(x))
+    return Result(model.manifest.name, len(x), tuple(dict.fromkeys(absent)), speeds, entropy, tuple(points))
+
+
+class _Nowhere(io.RawIOBase):
+    """Takes all bytes and keeps none: the disk is not what is timed."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        return len(data)
+
+
+def _speeds(model: edgeae.Autoencoder, x: Array, seconds: float) -> tuple[Speed, ...]:
+    file, z = io.BytesIO(), model.encode(x)
+    with LatentWriter(file, model) as writer:
+        writer.write(x)
+
+    def write() -> None:
+        with LatentWriter(_Nowhere(), model) as writer:  # type: ignore[arg-type]
+            writer.write(x)
+
+    def read() -> None:
+        for _ in LatentReader(io.BytesIO(file.getvalue()), model):
+            pass
+
+    ways = {"encode": lambda: model.encode(x), "write": write, "decode": lambda: model.decode(z), "read": read}
+    cpu: dict[str, float] = {}
+
+    def counted(name: str) -> None:
+        begun = time.process_time()
+        ways[name]()
+        cpu[name] = min(cpu.get(name, math.inf), time.process_time() - begun)
+
+    timings = timing.measure({name: partial(counted, name) for name in ways}, seconds=seconds, slice_seconds=0.1)
+    found = []
+    for name, alone in (("write", "encode"), ("read", "decode")):
+        with_coding, model_only = timings[name], timings[alone]
+        shares = (model_only.p10 / with_coding.p10, model_only.p50 / with_coding.p50, cpu[alone] / cpu[name])
+        found.append(Speed(name, len(x) / with_coding.p10, *shares))
+    return tuple(found)
 
 
 def _own(model: edgeae.Autoencoder, x: Array, peak: float, name: str, promise: str, **settings: Any) -> Point:
@@ -155,25 +219,31 @@ def _pca(x: Array, budget: float, peak: float) -> Point:
 
 def _pictures(x: Array, target: float, peak: float) -> list[Point]:
     """Return PNG, and JPEG at the lowest quality that reaches the target, of all images in one picture."""
-    image = importlib.import_module("PIL.Image")
-    rows = -(-len(x) // COLUMNS)
-    tiles = np.zeros((rows * COLUMNS, *x.shape[1:]), np.uint8)
-    tiles[: len(x)] = x
-    height, width = x.shape[1:]
-    sheet = tiles.reshape(rows, COLUMNS, height, width).swapaxes(1, 2).reshape(rows * height, COLUMNS * width)
-
-    def stored(**settings: Any) -> tuple[int, Array]:
-        buffer = io.BytesIO()
-        image.fromarray(sheet).save(buffer, **settings)
-        back = np.asarray(image.open(io.BytesIO(buffer.getvalue()))).reshape(rows, height, COLUMNS, width)
-        return len(buffer.getvalue()), back.swapaxes(1, 2).reshape(-1, height, width)[: len(x)]
-
-    points = [_point("PNG", "lossless", x, *stored(format="PNG", optimize=True), peak)]
+    points = [_point("PNG", "lossless", x, *as_picture(x, format="PNG", optimize=True), peak)]
     for quality in range(5, 101, 5):
-        point = _point("JPEG", f"PSNR {target:g} dB", x, *stored(format="JPEG", quality=quality), peak)
+        point = _point("JPEG", f"PSNR {target:g} dB", x, *as_picture(x, format="JPEG", quality=quality), peak)
         if point.psnr is None or point.psnr >= target:
             return [*points, point]
     return points
+
+
+def as_picture(x: Array, **settings: Any) -> tuple[int, Array]:
+    """Save all images, uint8 [n, height, width], as one picture; return its bytes, and the images that it holds then.
+
+    Args:
+        x: The images; COLUMNS of them lie side by side.
+        settings: Of Pillow's `Image.save`.
+    """
+    image = importlib.import_module("PIL.Image")
+    rows = -(-len(x) // COLUMNS)
+    height, width = x.shape[1:]
+    tiles = np.zeros((rows * COLUMNS, height, width), np.uint8)
+    tiles[: len(x)] = x
+    sheet = tiles.reshape(rows, COLUMNS, height, width).swapaxes(1, 2).reshape(rows * height, COLUMNS * width)
+    buffer = io.BytesIO()
+    image.fromarray(sheet).save(buffer, **settings)
+    back = np.asarray(image.open(io.BytesIO(buffer.getvalue()))).reshape(rows, height, COLUMNS, width)
+    return len(buffer.getvalue()), back.swapaxes(1, 2).reshape(-1, height, width)[: len(x)]
 
 
 def _zfp(x: Array, error: float, peak: float) -> list[Point]:
@@ -217,6 +287,11 @@ def main(bundle: str, data: str, data_dir: str | None, rows: int, json_file: Pat
         model.prepare()
         x = np.array(load_rows(data, model.manifest.input, data_dir=data_dir).x[:rows])
         result = measure(model, x)
+    made = table("int8 without a bound", "", ">rows/s", ">of the model's", ">median", ">CPU time")
+    for speed in result.speeds:
+        shares = (f"{each:.2f}" for each in (speed.share, speed.share_median, speed.cpu_share))
+        made.add_row(speed.name, f"{speed.rows_per_second:.3g}", *shares)
+    print_table(made)
     made = table("Latents", ">bits", ">order-0 entropy", ">stored", ">ratio")
     for entropy in result.entropy:
         share = entropy.stored_bytes / max(1, entropy.ideal_bytes)

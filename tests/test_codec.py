@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import random
@@ -12,18 +13,23 @@ import sys
 import tracemalloc
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import onnx
 import pytest
 
 pytest.importorskip("zstandard", reason="needs zstandard: pip install 'edgeae[codec]'")
 
 import edgeae
+from edgeae.bundle import Bundle
 from edgeae.codec import LatentReader, LatentWriter
 from edgeae.codec.format import CHUNK_BYTES, END_BYTES, HEADER_BYTES, ChunkHead, End, Header, most_rows, payload_limit
 from edgeae.errors import InputError, IntegrityError
+from edgeae.evaluation.rethreshold import with_thresholds
+from tests.bundles import make_bundle
 
 ROOT = Path(__file__).parents[1]
 TABLE, DENSE = ROOT / "export" / "golden" / "table", ROOT / "export" / "golden" / "dense"
@@ -139,7 +145,7 @@ def test_the_bytes_are_those_of_the_specification(model: edgeae.Autoencoder) -> 
     assert struct.unpack_from("<4II", data, 20) == (*model.input_shape, 0, 0, 0, 0)
     value, precision, file_id, digest, nothing, crc = struct.unpack_from("<d8s16s32sII", data, 40)
     assert (value, precision, nothing) == (0.25, b"fp32\0\0\0\0", 0)
-    assert digest.hex() == model.bundle.digest and crc == zlib.crc32(data[:108])
+    assert digest == without_metadata((TABLE / "decoder.onnx").read_bytes()) and crc == zlib.crc32(data[:108])
     at, first, offsets = 112, 0, []
     for number, rows in enumerate((3, 2)):
         head = struct.unpack_from("<4sIQIIIIII", data, at)
@@ -153,6 +159,13 @@ def test_the_bytes_are_those_of_the_specification(model: edgeae.Autoencoder) -> 
     index = struct.pack("<4sI", b"INDX", 2) + b"".join(struct.pack("<QQ", *entry) for entry in offsets)
     end = struct.pack("<QQII", 5, at, 2, zlib.crc32(file_id + index))
     assert data[at:] == index + end + struct.pack("<I", zlib.crc32(file_id + end)) + b"\x89EAE.end"
+
+
+def without_metadata(graph: bytes) -> bytes:
+    """Return the SHA-256 of an ONNX file without metadata, by another reader of it than the product's."""
+    model = onnx.ModelProto.FromString(graph)
+    del model.metadata_props[:]
+    return hashlib.sha256(model.SerializeToString(deterministic=True)).digest()
 
 
 @pytest.fixture(scope="module")
@@ -353,6 +366,25 @@ def test_appending_keeps_the_settings_of_the_file_and_refuses_others(model: edge
 def test_another_model_is_refused(small: tuple[bytes, Array, list[int]]) -> None:
     with edgeae.load(DENSE, device="cpu") as other, pytest.raises(InputError, match="another model"):
         read_all(small[0], other)
+
+
+def test_a_new_threshold_changes_nothing_and_another_decoder_is_refused(tmp_path: Path) -> None:
+    make_bundle(tmp_path / "one")
+    bundle = Bundle.read(tmp_path / "one")
+    found = {kind: replace(entry.threshold, value=0.125) for kind, entry in bundle.manifest.precisions.items()}
+    moved = with_thresholds(bundle, found, tmp_path / "moved")
+    make_bundle(tmp_path / "other", seed=1)
+    x = np.random.default_rng(0).normal(size=(9, 12)).astype(np.float32)
+    with edgeae.load(tmp_path / "one", device="cpu") as one, edgeae.load(tmp_path / "moved", device="cpu") as two:
+        assert moved.digest != bundle.digest and two.threshold == 0.125 != one.threshold
+        with LatentWriter(tmp_path / "x.eae", one, max_error=0.1) as writer:
+            writer.write(x[:4])
+        with LatentWriter(tmp_path / "x.eae", two, append=True) as writer:
+            writer.write(x[4:])
+        with LatentReader(tmp_path / "x.eae", one) as first, LatentReader(tmp_path / "x.eae", two) as second:
+            assert np.array_equal(first.read(), second.read()) and len(first) == 9
+    with edgeae.load(tmp_path / "other", device="cpu") as other, pytest.raises(InputError, match="another model"):
+        LatentReader(tmp_path / "x.eae", other)
 
 
 def test_an_existing_file_is_refused_or_replaced_at_the_end(model: edgeae.Autoencoder, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from hypothesis.extra import numpy as nps
 pytest.importorskip("zstandard", reason="needs zstandard: pip install 'edgeae[codec]'")
 
 import edgeae
-from edgeae.codec import LatentReader, LatentWriter
+from edgeae.codec import LatentReader, LatentWriter, coded_size
 from edgeae.codec.coders import Coder, Cursor
 from edgeae.codec.latents import pack_latents, quantise, unpack_latents
 from edgeae.codec.residuals import (
@@ -317,7 +317,9 @@ def test_the_benchmark_measures_every_way(digits: edgeae.Autoencoder) -> None:
 
     x = np.repeat(np.repeat(images(64)[:, :1, :1], 8, axis=1), 8, axis=2)
     with edgeae.load(GOLDEN / "dense", device="cpu") as model:
-        result = measure(model, np.ascontiguousarray(x))
+        result = measure(model, np.ascontiguousarray(x), seconds=0.01)
+    assert [speed.name for speed in result.speeds] == ["write", "read"]
+    assert all(speed.rows_per_second > 0 and speed.cpu_share > 0 for speed in result.speeds)
     assert {"edgeae", "PCA, float32", "zstd -19", "PNG", "JPEG"} <= {point.name for point in result.points}
     for point in result.points:
         assert point.bytes_per_row > 0 and point.ratio == pytest.approx(64 / point.bytes_per_row)
@@ -326,3 +328,42 @@ def test_the_benchmark_measures_every_way(digits: edgeae.Autoencoder) -> None:
         if point.name == "edgeae" and point.promise.startswith("PSNR"):
             assert point.psnr is None or point.psnr >= float(point.promise.split()[1])
     assert [entropy.bits for entropy in result.entropy] == [8, 7, 6, 5, 4, 3, 2]
+
+
+def test_the_size_and_the_error_at_a_depth_are_those_of_the_file() -> None:
+    with edgeae.load(GOLDEN / "table", device="cpu") as model:
+        golden = model.bundle.golden().x
+        x = np.tile(golden, (20, 1)) + np.random.default_rng(0).normal(0, 0.1, (20 * len(golden), 10)).astype("f4")
+        found = {dtype: coded_size(model, x, dtype) for dtype in ("float32", "int8", "int3")}
+        assert found["float32"].bytes > found["int8"].bytes > found["int3"].bytes
+        error = model.reconstruct(x).astype(np.float64) - x
+        assert found["float32"].mean_squared_error == pytest.approx(np.square(error).mean())
+        assert found["float32"].largest_error == pytest.approx(np.abs(error).max())
+        assert found["int8"].ratio == pytest.approx(x.nbytes / found["int8"].bytes)
+        mse = found["int3"].mean_squared_error
+        assert found["int3"].psnr(5.0) == pytest.approx(10 * math.log10(25 / mse))
+        with pytest.raises(InputError, match="no rows"):
+            coded_size(model, x[:0])
+
+
+@pytest.mark.parametrize("images_wanted", [True, False])
+def test_rates_are_measured_and_drawn(images_wanted: bool, tmp_path: Path) -> None:
+    pytest.importorskip("PIL", reason="needs Pillow")
+    pytest.importorskip("matplotlib", reason="needs matplotlib")
+    pytest.importorskip("torch", reason="needs PyTorch")
+    from benchmarks.rate_distortion import BITS, draw, measure
+
+    rng = np.random.default_rng(0)
+    smooth = np.cumsum(rng.normal(size=(90, 64)), axis=1)
+    x = np.clip(128 + 9 * smooth, 0, 255).astype(np.uint8).reshape(-1, 8, 8) if images_wanted else smooth.astype("f4")
+    rates = measure("walks", x[:60], x[60:], (2, 5), steps=3)
+    curves = {(curve.codec, curve.size): curve.points for curve in rates.curves}
+    assert {("edgeae", 2), ("PCA", 2), ("edgeae", 5), ("PCA", 5), ("zstd -19", None)} <= set(curves)
+    for size in (2, 5):
+        assert len(curves["edgeae", size]) == len(curves["PCA", size]) == len(BITS)
+    wider, narrower = curves["PCA", 5][0].psnr, curves["PCA", 2][0].psnr
+    assert wider is not None and narrower is not None and wider > narrower
+    if images_wanted:
+        assert curves["PNG", None][0].psnr is None and curves["JPEG", None][-1].psnr
+    draw(rates, tmp_path / "rates.png")
+    assert (tmp_path / "rates.png").read_bytes()[:4] == b"\x89PNG"

@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,11 @@ from click.testing import CliRunner, Result
 
 pytest.importorskip("zstandard", reason="needs zstandard: pip install 'edgeae[codec]'")
 
+from edgeae.bundle.manifest import Input
 from edgeae.cli import main
 from edgeae.codec.streams import RowsOut, npy_blocks
+from edgeae.data import delimited, load_rows
+from edgeae.data.load import row_blocks
 from edgeae.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -117,3 +121,74 @@ def test_an_array_of_unknown_length_gets_its_header_at_the_end(tmp_path: Path) -
     with pytest.raises(KeyError), RowsOut(tmp_path / "y.npy", (2,), "uint8") as out:
         raise KeyError
     assert not (tmp_path / "y.npy").exists()
+
+
+class Lines(io.RawIOBase):
+    """A CSV file that is made while it is read."""
+
+    def __init__(self, rows: int, spoilt: str = "") -> None:
+        self.lines = iter([b"a,b,c\n", *[b"1.5,-2,3e3\n"] * rows, spoilt.encode()])
+        self.rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        self.rest = self.rest or next(self.lines, b"")
+        part, self.rest = self.rest[: len(buffer)], self.rest[len(buffer) :]
+        buffer[: len(part)] = part
+        return len(part)
+
+
+class StandardInput:
+    def __init__(self, data: io.RawIOBase) -> None:
+        self.buffer = io.BufferedReader(data)
+
+
+ENDINGS = {
+    "good": "",
+    "text": "1,x,2\n",
+    "too few cells": "1,2\n",
+    "a gap": "1,,2\n",
+    "a comma": '"1,5",2,3\n',
+    "infinite": "1,2,1e999\n",
+    "zero bytes": "1,2,\0\n",
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("rows", [0, 5, 1000])
+def test_a_table_in_a_pipe_is_the_same_in_blocks(ending: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delimited, "BLOCK_VALUES", 300)
+    wanted = Input((3,), "float32", "vector", feature_names=("c", "a", "b"))
+
+    def found(whole: bool) -> object:
+        monkeypatch.setattr(sys, "stdin", StandardInput(Lines(rows, ENDINGS[ending])))
+        try:
+            if whole:
+                return load_rows("-", wanted).x.tolist()
+            blocks = list(row_blocks("-", wanted))
+            assert len(blocks) > rows // 150
+            return [row for block in blocks for row in block.x.tolist()]
+        except InputError as problem:
+            return str(problem)
+
+    assert found(whole=True) == found(whole=False)
+    assert isinstance(found(whole=False), list) is (ending == "good" and rows > 0)
+
+
+def test_a_long_table_in_a_pipe_takes_no_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delimited, "BLOCK_VALUES", 3000)
+    wanted = Input((3,), "float32", "vector")
+
+    def peak(rows: int) -> int:
+        data = Lines(rows)
+        monkeypatch.setattr(sys, "stdin", StandardInput(data))
+        tracemalloc.start()
+        try:
+            assert sum(len(block) for block in row_blocks("-", wanted)) == rows
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert peak(24_000) < 1.2 * peak(6_000) + 2**16

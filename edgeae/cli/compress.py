@@ -64,7 +64,7 @@ def compress_command(
 ) -> None:
     """Compress the rows of DATA into a latent file, on request with a bound on the error of every value.
 
-    DATA may also be "-" with an .npy file on standard input, which is read as it comes.
+    DATA may also be "-" with an .npy file on standard input; that and CSV are read as they come.
 
     \b
     Example:
@@ -74,7 +74,7 @@ def compress_command(
     import edgeae
     from edgeae.codec import LatentWriter
     from edgeae.codec.streams import begins_npy, npy_blocks
-    from edgeae.data import load_rows
+    from edgeae.data.load import row_blocks
 
     if out == "-" and (report or as_json):
         raise click.UsageError("with -o - the file itself goes to standard output; give -o FILE for a report")
@@ -96,10 +96,10 @@ def compress_command(
                 compare=report or as_json,
             ) as writer,
         ):
+            wanted = model.manifest.input
             for block in blocks:
-                wanted = model.manifest.input
-                rows = load_rows(block, wanted, label_column=label_column, columns=columns, data_dir=data_dir)
-                writer.write(rows.x)
+                for rows in row_blocks(block, wanted, label_column=label_column, columns=columns, data_dir=data_dir):
+                    writer.write(rows.x)
         done = writer.report()
     if as_json:
         print_json(done)

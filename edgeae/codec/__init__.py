@@ -6,6 +6,7 @@ Importing this package needs zstandard (`pip install 'edgeae[codec]'`); export/F
 from edgeae.codec.format import Header
 from edgeae.codec.latent_reader import LatentReader
 from edgeae.codec.latent_writer import LatentWriter
+from edgeae.codec.measure import CodedSize, coded_size
 from edgeae.codec.report import Report
 
-__all__ = ["Header", "LatentReader", "LatentWriter", "Report"]
+__all__ = ["CodedSize", "Header", "LatentReader", "LatentWriter", "Report", "coded_size"]

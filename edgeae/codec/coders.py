@@ -49,20 +49,25 @@ class Coder:
         """Take zstd's level: 1 is the fastest; higher ones gain little on latents, and something on residuals."""
         self._zstd = zstandard.ZstdCompressor(level=level)
 
-    def block(self, data: bytes) -> bytes:
-        """Pack bytes, whose number the reader knows: method, size, and the bytes as they are or as one zstd frame."""
+    def block(self, data: bytes | memoryview, before: bytes = b"") -> bytes:
+        """Pack bytes, whose number the reader knows: method, size, and the bytes as they are or as one zstd frame.
+
+        Args:
+            data: The bytes.
+            before: What goes in front of it all.
+        """
         sample = data[:SAMPLE]
         if len(data) > 4 * SAMPLE and len(self._zstd.compress(sample)) > HOPELESS * SAMPLE:
-            return _BLOCK.pack(STORED, len(data)) + data  # the noise of mantissas: not worth the time
+            return b"".join((before, _BLOCK.pack(STORED, len(data)), data))  # the noise of mantissas: no time for that
         coded = self._zstd.compress(data)
         if len(coded) >= len(data):
-            return _BLOCK.pack(STORED, len(data)) + data
-        return _BLOCK.pack(ZSTD, len(coded)) + coded
+            return b"".join((before, _BLOCK.pack(STORED, len(data)), data))
+        return b"".join((before, _BLOCK.pack(ZSTD, len(coded)), coded))
 
     def symbols(self, symbols: Array) -> bytes:
         """Pack uint8 [n] as symbols of 2, 4 or 8 bits, whichever becomes smallest."""
         largest = int(symbols.max(initial=0))
-        tried = [bytes([width]) + self.block(_pack(symbols, width)) for width in WIDTHS if largest < 2**width]
+        tried = [self.block(_pack(symbols, width), bytes([width])) for width in WIDTHS if largest < 2**width]
         return min(tried, key=len)
 
     def planes(self, words: Array) -> bytes:
@@ -201,11 +206,11 @@ class Cursor:
         return (folded >> np.uint32(1)).view(np.int32) ^ -(folded & np.uint32(1)).view(np.int32)
 
 
-def _pack(symbols: Array, width: int) -> bytes:
+def _pack(symbols: Array, width: int) -> bytes | memoryview:
     """Return symbols of `width` bits, the first one in the lowest bits of the first byte."""
     each = 8 // width
     if each == 1:
-        return symbols.tobytes()
+        return np.ascontiguousarray(symbols).data
     padded = np.zeros(-(-len(symbols) // each) * each, np.uint8)
     padded[: len(symbols)] = symbols
     packed = np.zeros(len(padded) // each, np.uint8)

@@ -68,7 +68,7 @@ class Header:
 
     Attributes:
         file_id: 16 random bytes.
-        digest: SHA-256 of the bundle's manifest, 32 bytes.
+        digest: SHA-256 of the decoder's graph without its metadata, 32 bytes.
         precision: Which of the bundle's graphs wrote it.
         latent_dim: Values in a latent.
         shape: Of one row.

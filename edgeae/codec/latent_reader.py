@@ -19,13 +19,14 @@ from edgeae.codec.format import ChunkHead, Header
 from edgeae.codec.latents import unpack_latents
 from edgeae.codec.residuals import apply_residuals
 from edgeae.codec.settings import check_model
-from edgeae.errors import InputError, IntegrityError
+from edgeae.errors import InputError, IntegrityError, OutOfMemoryError
 from edgeae.runtime import Autoencoder
 
 __all__ = ["LatentReader"]
 
 _logger = logging.getLogger("edgeae")
 AHEAD: Final = 2  # chunks that are unpacked while another is decoded
+VALUES: Final = 2**21  # in a block of rows, about
 _Unpacked = tuple[ChunkHead, Array, Cursor]
 
 
@@ -103,16 +104,15 @@ class LatentReader:
         return "float32" if self.header.bound == "none" else self.header.dtype
 
     def blocks(self, start: int = 0, stop: int | None = None) -> Iterator[Array]:
-        """Yield the rows from `start` to before `stop`, a chunk's at a time: [n, *shape] of `dtype`."""
-        model = self._model
-        if model is None:
-            raise InputError(f"{self._file.where}: rows need the model that wrote them; latents do not")
+        """Yield the rows from `start` to before `stop`, a chunk's or fewer at a time: [n, *shape] of `dtype`."""
+        model = self._needed()
+        step = max(1, VALUES // self.header.row_values)
         for (head, z, cursor), part in self._parts(start, stop):
-            if self.header.bound == "none":
-                cursor.end()
-                yield model.decode(z[part])
-            else:
+            if self.header.bound != "none":
                 yield self._corrected(model, head, z, cursor)[part]
+                continue
+            for first in range(part.start, part.stop, step):
+                yield model.decode(z[first : min(first + step, part.stop)])
 
     def latent_blocks(self, start: int = 0, stop: int | None = None) -> Iterator[Array]:
         """Yield the latents from row `start` to before `stop`, a chunk's at a time: float32 [n, latent_dim]."""
@@ -121,8 +121,20 @@ class LatentReader:
 
     def read(self, start: int = 0, stop: int | None = None) -> Array:
         """Return the rows from `start` to before `stop`, [n, *shape]."""
-        empty = np.empty((0, *self.header.shape), self.dtype)
-        return np.concatenate([empty, *self.blocks(start, stop)])
+        stop = self.rows if stop is None else stop
+        if stop is None or self.header.bound != "none":
+            return np.concatenate([np.empty((0, *self.header.shape), self.dtype), *self.blocks(start, stop)])
+        model, parts = self._needed(), self._parts(start, stop)
+        try:
+            found = np.empty((max(0, stop - start), *self.header.shape), np.float32)
+        except MemoryError:
+            raise OutOfMemoryError(
+                f"{self._file.where}: {stop - start} rows do not fit in memory; read fewer, or iterate over the reader"
+            ) from None
+        for (head, z, _), part in parts:
+            first = head.first - start
+            model.decode(z[part], out=found[first + part.start : first + part.stop])
+        return found
 
     def latents(self, start: int = 0, stop: int | None = None) -> Array:
         """Return the latents from row `start` to before `stop`, float32 [n, latent_dim]."""
@@ -163,6 +175,11 @@ class LatentReader:
         self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _needed(self) -> Autoencoder:
+        if self._model is None:
+            raise InputError(f"{self._file.where}: rows need the model that wrote them; latents do not")
+        return self._model
 
     def _parts(self, start: int, stop: int | None) -> Iterator[tuple[_Unpacked, slice]]:
         """Yield unpacked chunks and which of their rows are wanted."""

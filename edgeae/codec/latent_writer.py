@@ -50,8 +50,8 @@ _logger = logging.getLogger("edgeae")
 VALUES: Final = 2**21  # in the rows of a chunk, about
 MOST_ROWS: Final = 2**16
 AHEAD: Final = 2  # chunks that are encoded while others are coded, and that hold on to their rows
-TOGETHER: Final = 8  # chunks that are encoded at once where that is all the rows are needed for
-MEASURED: Final = 1024  # rows of the first chunk
+TOGETHER: Final = 4  # times as many rows may be in a chunk of which only the latents are held on to
+MEASURED: Final = 2**17  # values of the first chunk's rows
 WHOLE: Final = 2.0**24  # up to which float32 holds every whole number
 
 
@@ -139,7 +139,7 @@ class LatentWriter:
         self._pending: Array | None = None
         self._held = 0
         self._rows = 0
-        self._sent = 0
+        self._sent = False
         self._failed = False
         self._closed = False
         self._tally = Tally()
@@ -170,10 +170,11 @@ class LatentWriter:
         step = self._chunk(header)
         while start < len(given):
             if self._pending is None and len(given) - start >= step:
-                many = min((len(given) - start) // step, TOGETHER if self._plain else 1)
+                # few chunks are cheaper than many, but the last one is coded when no core has anything else to do
+                many = min(TOGETHER, (len(given) - start) // (2 * step)) if self._plain else 1
                 # encoding looks for what is not finite
-                part = self._rows_of(given, start, start + many * step, header)
-                own = header.bound != "none" and np.may_share_memory(part, given)
+                part = self._rows_of(given, start, start + max(1, many) * step, header)
+                own = not self._plain and np.may_share_memory(part, given)
                 self._submit(part.copy() if own else part)
             else:
                 if self._pending is None:
@@ -251,7 +252,9 @@ class LatentWriter:
         return self._file.header is not None and self._file.header.bound == "none" and self._zstd is None
 
     def _chunk(self, header: Header) -> int:
-        return max(1, min(MOST_ROWS, most_rows(header), VALUES // max(header.row_values, header.latent_dim)))
+        return max(
+            1, min(MOST_ROWS, most_rows(header) // TOGETHER, VALUES // max(header.row_values, header.latent_dim))
+        )
 
     def _rows_of(self, given: Array, start: int, stop: int, header: Header) -> Array:
         """Return rows in the file's dtype, checked."""
@@ -289,15 +292,11 @@ class LatentWriter:
         except InputError:
             self._check_finite(rows)
             raise
-        header, plain = self._file.header, self._plain
-        step = len(rows) if header is None else self._chunk(header)
-        for start in range(0, len(rows), step):
-            part = rows[start : start + step]
-            # of plain latents only the first chunk is measured; the caller may change its rows once they are encoded
-            kept = part if not plain else part[:0] if self._sent else part[:MEASURED].copy()
-            self._sent += 1
-            self._waiting.append(self._pool.submit(self._code, kept, z[start : start + step], part.nbytes))
-        self._wait(2 * TOGETHER if plain else AHEAD)
+        # of plain latents only the first chunk is measured; the caller may change its rows once they are encoded
+        kept = rows if not self._plain else rows[:0] if self._sent else rows[: _measured(rows)].copy()
+        self._sent = True
+        self._waiting.append(self._pool.submit(self._code, kept, z, rows.nbytes))
+        self._wait(AHEAD)
 
     def _wait(self, most: int) -> None:
         while len(self._waiting) > most or (self._waiting and self._waiting[0].done()):
@@ -336,8 +335,8 @@ class LatentWriter:
             unknown, crc = int(anomalies.sum()), zlib.crc32(corrected.rows.data)
             self._tally.add(corrected, anomalies)
         elif first:
-            sample = rows[:MEASURED]
-            self._tally.measure(self._model.decode(latents()[:MEASURED]), sample)
+            sample = rows[: _measured(rows)]
+            self._tally.measure(self._model.decode(latents()[: len(sample)]), sample)
         if self._zstd is not None:
             self._zstd_bytes += len(self._zstd.compress(rows.data))
         self._file.write(payload, len(z), unknown=unknown, decoded_crc=crc)
@@ -377,6 +376,11 @@ class LatentWriter:
                 _logger.warning("anomalies are not counted: %s", problem)
                 self._counts_unknown = False
         return np.zeros(len(rows), np.bool_)
+
+
+def _measured(rows: Array) -> int:
+    """Return how many of the first rows the report looks at where nothing is promised."""
+    return max(1, MEASURED // max(1, rows[:1].size))
 
 
 def _check_settings(settings: Settings, header: Header, where: str) -> None:

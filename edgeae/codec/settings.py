@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 import secrets
@@ -11,14 +12,17 @@ from typing import Final
 
 import numpy as np
 
+from edgeae.bundle import Bundle
+from edgeae.bundle.protobuf import Malformed, Refused, with_metadata
 from edgeae.codec.coders import Array
 from edgeae.codec.format import Bound, Header
-from edgeae.errors import InputError
+from edgeae.errors import BundleError, InputError
 from edgeae.runtime import Autoencoder
 
 __all__ = [
     "Settings",
     "check_model",
+    "decoder_digest",
     "dtype_name",
     "least_steps",
     "make_header",
@@ -33,7 +37,8 @@ SAMPLE: Final = 32
 DRIFT: Final = 2.0**-17  # of the largest result: five times what PyTorch differed by from ONNX Runtime
 SMALL: Final = 2.0**-3  # of the scale that the last layer's output is multiplied with
 TINY: Final = 1e-38
-SENSITIVITY_ROWS: Final = 8192
+SENSITIVITY_ROWS: Final = 1024
+SENSITIVITY_VALUES: Final = 2**18
 WIDEST: Final = 4.0  # ranges; a latent that leaves its usual range by more is stored whatever it seemed to matter
 
 
@@ -122,7 +127,7 @@ def make_header(model: Autoencoder, settings: Settings, rows: Array) -> Header:
         )
     return Header(
         file_id=secrets.token_bytes(16),
-        digest=bytes.fromhex(model.bundle.digest),
+        digest=decoder_digest(model.bundle, model.precision),
         precision=model.precision,
         latent_dim=model.latent_dim,
         shape=model.input_shape,
@@ -139,19 +144,37 @@ def check_model(header: Header, model: Autoencoder, where: str) -> None:
     Raises:
         InputError: saying which one did.
     """
-    digest = header.digest.hex()
-    if digest != model.bundle.digest:
-        raise InputError(
-            f"{where}: written by another model: its bundle's digest begins with {digest[:12]}, that of "
-            f"{model.bundle.path} with {model.bundle.digest[:12]}; use the bundle that wrote it"
-        )
     if header.precision != model.precision:
         raise InputError(
             f"{where}: written at precision {header.precision}, the model runs at {model.precision}; "
             f"load the bundle with precision {header.precision}"
         )
+    digest = decoder_digest(model.bundle, model.precision)
+    if header.digest != digest:
+        raise InputError(
+            f"{where}: written by another model: its decoder's digest begins with {header.digest.hex()[:12]}, that of "
+            f"{model.bundle.path} with {digest.hex()[:12]}; use the bundle that wrote it"
+        )
     if (header.latent_dim, header.shape) != (model.latent_dim, model.input_shape):
         raise InputError(f"{where}: its rows or latents have another shape than those of {model.bundle.path}")
+
+
+def decoder_digest(bundle: Bundle, precision: str) -> bytes:
+    """Return what binds a file to its model: SHA-256 of the decoder's graph without its metadata, 32 bytes.
+
+    A new threshold, which stands in the metadata, changes nothing in it; whatever changes a decoded value does.
+
+    Raises:
+        BundleError: if the decoder is missing or no ONNX file.
+
+    Example:
+        >>> decoder_digest(Bundle.read("export/golden/dense"), "fp32").hex()[:8]
+        '0f3ea2b6'
+    """
+    try:
+        return hashlib.sha256(with_metadata(bundle.graph(precision, "decoder"), {})).digest()
+    except (Malformed, Refused) as problem:
+        raise BundleError(f"{bundle.path}: the decoder is no graph that edgeae reads: {problem}") from None
 
 
 def reference_of(model: Autoencoder) -> Array:
@@ -188,17 +211,22 @@ def least_steps(decode: Callable[[Array], Array], z: Array, bits: int) -> Array 
         bits: Of a code.
     """
     dims = z.shape[1]
-    most = min(64, max(4, SENSITIVITY_ROWS // dims))
+    most = min(16, max(4, SENSITIVITY_ROWS // dims))
     sample = z[:: max(1, len(z) // most)][:most]
     spread = sample.var(axis=0, dtype=np.float64)
     if len(sample) < 4 or not spread.any():
         return None
-    rows, mean = decode(sample).astype(np.float64), sample.mean(axis=0)
+    rows, mean = decode(sample).reshape(len(sample), -1), sample.mean(axis=0)
     changed = np.zeros(dims)
-    for dim in np.flatnonzero(spread):
-        flat = sample.copy()
-        flat[:, dim] = mean[dim]
-        changed[dim] = np.square(decode(flat) - rows).mean()
+    varying = np.flatnonzero(spread)
+    together = max(1, SENSITIVITY_VALUES // rows.size)
+    for start in range(0, len(varying), together):
+        part = varying[start : start + together]
+        flat = np.repeat(sample[None], len(part), axis=0)
+        flat[np.arange(len(part)), :, part] = mean[part, None]
+        apart = decode(flat.reshape(-1, dims)).reshape(len(part), *rows.shape)
+        apart -= rows
+        changed[part] = np.einsum("ijk,ijk->i", apart, apart) / rows.size
     span = np.ptp(z, axis=0).astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         slope = np.where(spread > 0, np.sqrt(changed / spread), 0)

@@ -13,7 +13,7 @@ import io
 import re
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -27,7 +27,7 @@ from edgeae.data.kinds import first_bytes, what_it_is
 from edgeae.data.tables import Request, Selection, join_blocks, refuse_text, select
 from edgeae.errors import InputError
 
-__all__ = ["read_csv"]
+__all__ = ["csv_blocks", "read_column", "read_csv"]
 
 DELIMITERS = ("\t", ";", ",")
 MISSING_WORDS = frozenset(
@@ -65,10 +65,64 @@ def read_csv(path: Path | None, request: Request) -> Dataset:
     Raises:
         InputError: naming line and column of the first thing that is not as it should be.
     """
+    with _explained(path), _opened(path) as file:
+        form, parts = _begin(file, path, request)
+        return join_blocks(parts, form.chosen, request.missing, form.where)
+
+
+def csv_blocks(path: Path | None, request: Request) -> Iterator[Dataset]:
+    """Read the same table a block of rows at a time, as they come; what is missing is filled block by block.
+
+    Args:
+        path: See `read_csv`.
+        request: See `read_csv`.
+
+    Raises:
+        InputError: once it comes to what is not as it should be.
+    """
+    with _explained(path), _opened(path) as file:
+        form, parts = _begin(file, path, request)
+        empty = True
+        for part in parts:
+            if len(part[0]):
+                empty = False
+                yield join_blocks([part], form.chosen, request.missing, form.where)
+        if empty:
+            join_blocks([], form.chosen, request.missing, form.where)  # which says so
+
+
+def read_column(path: Path, choose: Callable[[list[str], list[str]], int | None]) -> tuple[str, list[str], bool] | None:
+    """Read one column of such a table as text, for what is no number.
+
+    Args:
+        path: The file.
+        choose: Gets the columns' names and the cells of the first row, and returns which column, or None for none.
+
+    Returns:
+        The column's name, its cells, and whether the table has a header; None if none was chosen.
+    """
+    with _explained(path), _opened(path) as file:
+        sample = _block(file, SAMPLE_LINES)
+        delimiter = _find_delimiter(sample)
+        records = list(islice(_records(sample, delimiter), 2))
+        if not records:
+            return None
+        names, header, begin = _heading(records)
+        at = choose(names, records[-1][2])
+        if at is None:
+            return None
+        cells = []
+        for _, lines in _blocks(file, sample, begin, BLOCK_VALUES):
+            cells += [record[at] if at < len(record) else "" for _, _, record in _records(lines, delimiter)]
+        return names[at], cells, header
+
+
+@contextlib.contextmanager
+def _explained(path: Path | None) -> Iterator[None]:
+    """Turn what reading can raise into errors for people."""
     where = "standard input" if path is None else str(path)
     try:
-        with _opened(path) as file:
-            return _read(file, path, request)
+        yield
     except UnicodeDecodeError as problem:
         raise InputError(f"{where}: not UTF-8 text ({problem.reason}); {what_it_is(path)}") from None
     except csv.Error as problem:
@@ -95,7 +149,8 @@ def _opened(path: Path | None) -> Iterator[TextIO]:
             standard_input.detach()  # it is not ours to close
 
 
-def _read(file: TextIO, path: Path | None, request: Request) -> Dataset:
+def _begin(file: TextIO, path: Path | None, request: Request) -> tuple[_Format, Iterator[tuple[Array, Array | None]]]:
+    """Find out what the table is like; return that, and what parses its rows."""
     where = "standard input" if path is None else str(path)
     sample = _block(file, SAMPLE_LINES)
     if any("\0" in line for line in sample):
@@ -104,6 +159,19 @@ def _read(file: TextIO, path: Path | None, request: Request) -> Dataset:
     records = list(islice(_records(sample, delimiter), 2))
     if not records:
         raise InputError(f"{where}: holds no rows, only empty lines; was it written completely?")
+    cells = records[0][2]
+    names, header, begin = _heading(records)
+    if sample[0].lstrip().startswith("<") or (sample[0].lstrip()[:1] in ("[", "{") and _number(cells[0]) is None):
+        raise InputError(f"{where}: is HTML, XML or JSON, not a table of numbers; save the table itself as CSV")
+    _refuse_one_cell(where, records)
+    chosen = select(names, header, request, where)
+    form = _Format(where, delimiter, tuple(names), chosen, request)
+    blocks = _blocks(file, sample, begin, max(1, BLOCK_VALUES // len(names)))
+    return form, (_parse(lines, start, form) for start, lines in blocks)
+
+
+def _heading(records: list[tuple[int, int, list[str]]]) -> tuple[list[str], bool, int]:
+    """Return the columns' names, whether they stand in a header, and how many lines there are before the first row."""
     begin, end, cells = records[0]
     names = [" ".join(cell.splitlines()).strip() for cell in cells]
     positions = list(map(str, range(len(names))))
@@ -111,13 +179,7 @@ def _read(file: TextIO, path: Path | None, request: Request) -> Dataset:
     header = _is_header(names, records[-1][2]) or (numbered and not names[0])
     if header:
         names[0] = names[0].removeprefix("#").strip()  # as numpy.savetxt writes it
-    if sample[0].lstrip().startswith("<") or (sample[0].lstrip()[:1] in ("[", "{") and _number(cells[0]) is None):
-        raise InputError(f"{where}: is HTML, XML or JSON, not a table of numbers; save the table itself as CSV")
-    _refuse_one_cell(where, records)
-    chosen = select(names if header else positions, header, request, where)
-    form = _Format(where, delimiter, tuple(names if header else positions), chosen, request)
-    blocks = _blocks(file, sample, end if header or numbered else begin, max(1, BLOCK_VALUES // len(names)))
-    return join_blocks((_parse(lines, start, form) for start, lines in blocks), chosen, request.missing, where)
+    return names if header else positions, header, end if header or numbered else begin
 
 
 def _is_header(first: list[str], second: list[str]) -> bool:

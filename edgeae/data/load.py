@@ -5,24 +5,28 @@ from __future__ import annotations
 import difflib
 import math
 import os
-from collections.abc import Sequence
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 
-from edgeae.bundle.manifest import LAYOUTS, Input, Layout
+from edgeae.bundle.manifest import LAYOUTS, Input, Layout, Series
 from edgeae.data.arrays import Missing, as_labels, as_rows, find_layout, read_npy, read_npz
 from edgeae.data.dataset import Dataset
-from edgeae.data.delimited import read_csv
+from edgeae.data.delimited import csv_blocks, read_csv
 from edgeae.data.idx import is_idx_name, labels_beside, read_idx
 from edgeae.data.images import IMAGE_SUFFIXES, list_images, read_images
 from edgeae.data.named import NAMES, load_named
+from edgeae.data.series import Times, Windowing, check_windowing, cut_windows, read_times, without_times
 from edgeae.data.tables import Request, is_frame, read_frame, read_parquet
+from edgeae.data.timestamps import JITTER, said_period
 from edgeae.errors import InputError
 
-__all__ = ["load_data", "load_rows"]
+__all__ = ["load_data", "load_rows", "row_blocks"]
 
 _CSV_SUFFIXES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
 _SHEET_SUFFIXES = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods", ".numbers")
@@ -42,6 +46,7 @@ def load_data(
     missing: Missing = "refuse",
     layout: Layout | None = None,
     feature_names: Sequence[str] | None = None,
+    windows: Windowing | None = None,
 ) -> Dataset:
     """Load rows of data, and their labels where there are any.
 
@@ -69,6 +74,8 @@ def load_data(
             "TC".
         feature_names: Names of the values of a vector. From a table with a header, the columns of these names are
             taken, in this order, unless `columns` says which ones.
+        windows: The rows are steps of a series, [steps, channels], of which windows [T, channels] are to be cut: how.
+            A folder of .csv, .parquet and .npy files, and a list of arrays, frames or paths, are several series.
 
     Returns:
         Rows as uint8 where the source holds them so (bool too), else float32. Tables always give float32.
@@ -89,6 +96,11 @@ def load_data(
         raise InputError(f"layout {layout!r} is not one of {', '.join(LAYOUTS)}")
     names = None if feature_names is None else tuple(feature_names)
     request = Request(None if columns is None else tuple(columns), label_column, missing, names)
+    if windows is not None:
+        check_windowing(windows)
+        if layout not in (None, "TC"):
+            raise InputError(f"layout {layout!r}: windows of a series have the layout TC; leave it out")
+        return _load_series(source, data_dir, request, windows)
     return _load(source, data_dir, request, _Axes(layout))
 
 
@@ -105,7 +117,8 @@ def load_rows(
 
     Columns of a table are chosen by the bundle's feature names. Vectors become images (or windows) of as many values
     and the other way round, rows first (C order); channels move to where the bundle has them. Whole numbers 0..255
-    become uint8 for a bundle that takes uint8.
+    become uint8 for a bundle that takes uint8. Of a series [steps, channels], a bundle for windows gets every window,
+    cut as its own were, but one per step and none across a gap.
 
     Args:
         source: See `load_data`, like the other arguments.
@@ -123,7 +136,40 @@ def load_rows(
         (2, 28, 28)
     """
     request = Request(None if columns is None else tuple(columns), label_column, missing, wanted.feature_names)
-    dataset = _load(source, data_dir, request, _Axes(wanted=wanted))
+    if wanted.layout == "TC":
+        dataset = _load_windows(source, data_dir, request, wanted)
+    else:
+        dataset = _load(source, data_dir, request, _Axes(wanted=wanted))
+    return _fitted(dataset, wanted)
+
+
+def row_blocks(
+    source: Any,
+    wanted: Input,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    label_column: str | None = None,
+    columns: Sequence[str] | None = None,
+) -> Iterator[Dataset]:
+    """Yield the rows of `load_rows`: of CSV on standard input ("-") a block at a time, as they come, others at once.
+
+    Args:
+        source: See `load_data`, like the other arguments.
+        wanted: `manifest.input` of the bundle.
+
+    Raises:
+        InputError: if the rows do not fit, once it comes to them.
+    """
+    if isinstance(source, str) and source == "-" and wanted.layout != "TC":
+        request = Request(None if columns is None else tuple(columns), label_column, "refuse", wanted.feature_names)
+        for block in csv_blocks(None, request):
+            yield _fitted(block, wanted)
+    else:
+        yield load_rows(source, wanted, data_dir=data_dir, label_column=label_column, columns=columns)
+
+
+def _fitted(dataset: Dataset, wanted: Input) -> Dataset:
+    """Return rows in the shape, the layout and the type that a bundle takes."""
     x, where = dataset.x, dataset.source
     if dataset.row_shape != wanted.shape:
         if "vector" in (dataset.layout, wanted.layout) and math.prod(dataset.row_shape) == math.prod(wanted.shape):
@@ -139,7 +185,7 @@ def load_rows(
         if not dataset.whole_numbers:
             raise InputError(f"{where}: the bundle takes uint8, whole numbers 0..255, and there are other values")
         x = x.astype(np.uint8)
-    return Dataset(x, dataset.y, wanted.layout, wanted.feature_names, where)
+    return replace(dataset, x=x, layout=wanted.layout, feature_names=wanted.feature_names)
 
 
 @dataclass(frozen=True)
@@ -220,6 +266,92 @@ def _load_file(path: Path, key: str | None, request: Request, axes: _Axes) -> Da
     if name.endswith(_SHEET_SUFFIXES):
         raise InputError(f"{path}: a spreadsheet; save the sheet with the table as 'CSV UTF-8', with one header line")
     raise InputError(f"{path}: unknown kind of file {path.suffix!r}; edgeae reads {_FORMS}")
+
+
+def _load_series(
+    source: Any, data_dir: str | os.PathLike[str] | None, request: Request, windowing: Windowing
+) -> Dataset:
+    """Load the steps of one series or several, and cut them into windows."""
+    sources = list(source) if _is_list_of_series(source) else [source]
+    if len(sources) == 1 and isinstance(source, str | os.PathLike) and Path(source).is_dir():
+        kinds = (*_CSV_SUFFIXES, *_PARQUET_SUFFIXES, ".npy")
+        sources = sorted(path for path in Path(source).iterdir() if path.name.lower().endswith(kinds))
+    if not sources:
+        raise InputError(f"{source}: holds no series; edgeae takes .csv, .parquet and .npy files in a folder")
+    return cut_windows([_load_steps(each, data_dir, request, windowing) for each in sources], windowing)
+
+
+def _is_list_of_series(source: Any) -> bool:
+    if not isinstance(source, list | tuple) or not source:
+        return False
+    return all(isinstance(each, str | os.PathLike | Dataset) or is_frame(each) or np.ndim(each) == 2 for each in source)
+
+
+def _load_steps(
+    source: Any, data_dir: str | os.PathLike[str] | None, request: Request, windowing: Windowing
+) -> tuple[Dataset, Times | None]:
+    """Load the steps [m, channels] of one series, and their timestamps if there are any."""
+    if isinstance(source, str) and source == "-":
+        with tempfile.TemporaryDirectory() as folder:  # it is read twice
+            copy = Path(folder) / "standard input.csv"
+            copy.write_bytes(sys.stdin.buffer.read())
+            return _load_steps(copy, data_dir, request, windowing)
+    times = None
+    if _is_table(source):
+        try:
+            times = read_times(source, windowing.time, request)
+        except OSError as problem:
+            raise InputError(f"{source}: cannot be read: {problem.strerror or problem}") from None
+    elif windowing.time is not None:
+        raise InputError(f"--time {windowing.time}: is for tables (.csv, .parquet), this has no named columns")
+    elif isinstance(source, str | os.PathLike) and str(source).lower().endswith(".npy") and Path(source).is_file():
+        source = read_npy(Path(source))
+    if not isinstance(source, str | os.PathLike | Dataset) and not is_frame(source) and np.ndim(source) == 1:
+        source = np.asarray(source)[:, None]
+    dataset = _load(source, data_dir, without_times(request, times), _Axes())
+    if dataset.layout != "vector":
+        raise InputError(
+            f"{dataset.source}: rows of shape {dataset.row_shape}; a series is [steps, channels]. "
+            "Leave --window out if these are windows already (--layout TC)"
+        )
+    return dataset, times
+
+
+def _is_table(source: Any) -> bool:
+    if is_frame(source):
+        return True
+    tables = (*_CSV_SUFFIXES, *_PARQUET_SUFFIXES)
+    return isinstance(source, str | os.PathLike) and str(source).lower().endswith(tables) and Path(source).is_file()
+
+
+def _load_windows(source: Any, data_dir: str | os.PathLike[str] | None, request: Request, wanted: Input) -> Dataset:
+    """Load rows for a bundle that takes windows: windows as they are, or all those of a series."""
+    series, (length, channels) = wanted.series or Series(), wanted.shape
+    windowing = Windowing(
+        length, resample=series.period if series.resampled else None, gaps="split", label=series.label
+    )
+    plain = isinstance(source, Dataset) or (not isinstance(source, str | os.PathLike) and np.ndim(source) > 2)
+    if plain or length == 1 or not (_is_table(source) or (isinstance(source, str) and source == "-")):
+        dataset = _load(source, data_dir, request, _Axes(wanted=wanted))
+        if dataset.row_shape != (channels,) or length == 1:
+            return dataset
+        return cut_windows([(dataset, None)], windowing)
+    dataset, times = _load_steps(source, data_dir, replace(request, feature_names=series.channel_names), windowing)
+    if times is None and dataset.row_shape == (length * channels,):
+        return dataset
+    if dataset.row_shape != (channels,):
+        raise InputError(
+            f"{dataset.source}: has {dataset.row_shape[0]} columns, the bundle's windows {channels} channels; give the "
+            "series it was trained on, or choose columns with --columns"
+        )
+    made = cut_windows([(dataset, times)], windowing)
+    period = made.series.period if made.series is not None else None
+    if period is not None and series.period is not None and abs(period / series.period - 1) > JITTER:
+        raise InputError(
+            f"{dataset.source}: its steps are {said_period(period * 1e9)} apart, those of the bundle's windows "
+            f"{said_period(series.period * 1e9)}; give a series of that period"
+        )
+    return made
 
 
 def _array(source: Any, labels: Any, request: Request, axes: _Axes, where: str, name: str) -> Dataset:
