@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import click
 
-from edgeae.cli.options import bundle_argument, data_argument, data_options, force_option, model_options, trust_option
+from edgeae.cli.options import (
+    SectionCommand,
+    bundle_argument,
+    data_argument,
+    data_options,
+    force_option,
+    model_options,
+    trust_option,
+)
 from edgeae.cli.output import print_json, status
+from edgeae.cli.stream import score_stream, stream_options
 
 __all__ = ["decode_command", "encode_command", "reconstruct_command", "sample_command", "score_command"]
 
@@ -150,7 +160,7 @@ def reconstruct_command(
             )
 
 
-@click.command("score")
+@click.command("score", cls=SectionCommand)
 @bundle_argument
 @data_argument
 @click.option(
@@ -168,6 +178,11 @@ def reconstruct_command(
     help="Rows with missing or infinite values: stop, or score NaN and call them anomalies.",
 )
 @click.option(
+    "--calibrated",
+    is_flag=True,
+    help="Add the column calibrated: about the share of normal rows that score lower (1 - conformal p-value).",
+)
+@click.option(
     "--explain",
     type=click.IntRange(min=1),
     metavar="K",
@@ -178,11 +193,13 @@ def reconstruct_command(
 @trust_option
 @force_option
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON.")
+@stream_options
 def score_command(
     bundle: Path,
     data: str,
     out: Path | None,
     on_invalid: str,
+    calibrated: bool,
     explain: int | None,
     label_column: str | None,
     columns: tuple[str, ...] | None,
@@ -192,6 +209,8 @@ def score_command(
     trust: bool,
     force: bool,
     as_json: bool,
+    stream: bool,
+    **stream_settings: Any,
 ) -> None:
     """Score the rows of DATA. Higher is more anomalous.
 
@@ -200,38 +219,55 @@ def score_command(
     Writes the columns row, score, anomaly; with --explain K also feature_1, contribution_1, value_1, expected_1 and so
     on for the K values of the row that contribute most. Tables are matched by the names of their columns.
 
+    Of a series, a bundle for windows scores the window that ends with each step; row is that step's number. With
+    --stream each line of DATA is answered before the next is read, with a column alarm; the score is empty until a
+    window is full.
+
     \b
     Example:
         edgeae score bundle sensors.csv -o scores.csv --explain 3
         cat sensors.csv | edgeae score bundle -
+        tail -f log.csv | edgeae score bundle - --stream --alarm 3,5
     """
     import edgeae
     from edgeae.data import load_rows
-    from edgeae.data.writers import EXPLAINED_FORMATS, SCORE_FORMATS, check_output, score_lines, write_scores
+    from edgeae.data.writers import SCORE_FORMATS, TABLE_FORMATS, check_output, score_lines, write_scores
 
     if out is not None:
-        check_output(out, SCORE_FORMATS if explain is None else EXPLAINED_FORMATS, force=force)
+        check_output(out, TABLE_FORMATS if explain or calibrated else SCORE_FORMATS, force=force)
     elif as_json:
         raise click.UsageError("--json prints a summary; give -o FILE for the scores themselves")
+    if stream:
+        if out is not None or explain or calibrated or columns or label_column:
+            raise click.UsageError("--stream prints scores; it goes without -o, --explain, --calibrated, --columns")
+        with edgeae.load(
+            bundle, device=device, precision=precision, profile="latency", trust=trust, on_invalid=on_invalid
+        ) as model:
+            score_stream(model, data, **stream_settings)
+        return
+    if any(value is not None for value in stream_settings.values()):
+        raise click.UsageError("--alarm, --clear, --cooldown, --adaptive, --drift, --time and --state need --stream")
     with edgeae.load(bundle, device=device, precision=precision, trust=trust, on_invalid=on_invalid) as model:
-        rows = load_rows(
+        dataset = load_rows(
             data,
             model.manifest.input,
             label_column=label_column,
             columns=columns,
             data_dir=data_dir,
             missing="keep" if on_invalid == "flag" else "refuse",
-        ).x
+        )
+        rows = dataset.x
         with status("scoring"):
             scores = model.score(rows)
-            reasons = model.reasons(rows, explain) if explain else None
+            more = {"calibrated": model.calibrate(scores)} if calibrated else {}
+            more |= model.reasons(rows, explain) if explain else {}
         anomalies = ~(scores <= model.threshold)
         summary = {"rows": len(scores), "anomalies": int(anomalies.sum()), "threshold": model.threshold}
     if out is None:
-        for text in score_lines(scores, anomalies, reasons):
+        for text in score_lines(scores, anomalies, more, dataset.steps):
             click.echo(text, nl=False)
     else:
-        write_scores(out, scores, anomalies, reasons)
+        write_scores(out, scores, anomalies, more, dataset.steps)
     if as_json:
         print_json(summary)
     else:

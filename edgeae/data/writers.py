@@ -17,11 +17,11 @@ import numpy as np
 from edgeae.bundle.atomic import check_new, explained, new_file, open_atomic
 from edgeae.errors import InputError, MissingPackageError
 
-__all__ = ["ARRAY_FORMATS", "EXPLAINED_FORMATS", "SCORE_FORMATS", "check_output", "create_array", "write_scores"]
+__all__ = ["ARRAY_FORMATS", "SCORE_FORMATS", "TABLE_FORMATS", "check_output", "create_array", "write_scores"]
 
 ARRAY_FORMATS = (".npy", ".csv")
 SCORE_FORMATS = (".csv", ".npy", ".parquet")
-EXPLAINED_FORMATS = (".csv", ".parquet")
+TABLE_FORMATS = (".csv", ".parquet")
 
 Array = np.ndarray[Any, Any]
 _BLOCK = 65_536
@@ -111,30 +111,35 @@ def _allocate(file: BinaryIO, size: int) -> None:
 
 
 def write_scores(
-    path: str | os.PathLike[str], scores: Array, anomalies: Array, reasons: Mapping[str, Array] | None = None
+    path: str | os.PathLike[str],
+    scores: Array,
+    anomalies: Array,
+    more: Mapping[str, Array] | None = None,
+    rows: Array | None = None,
 ) -> None:
-    """Write scores as .csv or .parquet (columns row, score, anomaly, and the reasons) or as a float32 .npy.
+    """Write scores as .csv or .parquet (columns row, score, anomaly and more) or as a float32 .npy.
 
     Args:
         path: Where to.
         scores: float32 [n], higher is more anomalous.
         anomalies: bool [n].
-        reasons: More columns [n], of text or numbers; not for .npy.
+        more: Columns [n] of text or numbers; not for .npy.
+        rows: Whole numbers [n] for the column row; from 0 if left out.
 
     Raises:
-        InputError: if the file cannot be written, or cannot hold the reasons.
+        InputError: if the file cannot be written, or cannot hold more columns.
         MissingPackageError: for .parquet without pyarrow.
     """
     path = Path(path)
     if path.suffix.lower() == ".npy":
-        if reasons:
-            raise InputError(f"{path}: an .npy file holds the scores alone; write explanations as .csv or .parquet")
+        if more:
+            raise InputError(f"{path}: an .npy file holds the scores alone; write .csv or .parquet")
         with create_array(path, scores.shape) as array:
             array[:] = scores
         return
     if path.suffix.lower() == ".csv":
         with open_atomic(path) as file:
-            for text in score_lines(scores, anomalies, reasons):
+            for text in score_lines(scores, anomalies, more, rows):
                 file.write(text.encode())
         return
     try:
@@ -142,23 +147,27 @@ def write_scores(
         import pyarrow.parquet
     except ImportError:
         raise MissingPackageError(f"{path}: Parquet needs pyarrow; install it with: pip install pyarrow") from None
-    table = pyarrow.table({"row": np.arange(len(scores)), "score": scores, "anomaly": anomalies, **(reasons or {})})
+    numbers = np.arange(len(scores)) if rows is None else rows
+    table = pyarrow.table({"row": numbers, "score": scores, "anomaly": anomalies, **(more or {})})
     with open_atomic(path) as file:
         pyarrow.parquet.write_table(table, file)
 
 
-def score_lines(scores: Array, anomalies: Array, reasons: Mapping[str, Array] | None = None) -> Iterator[str]:
-    """Yield the text of a scores .csv in large pieces: a header, then row, score, anomaly (0 or 1) and the reasons."""
-    reasons = reasons or {}
-    yield _csv([("row", "score", "anomaly", *reasons)])
+def score_lines(
+    scores: Array, anomalies: Array, more: Mapping[str, Array] | None = None, rows: Array | None = None
+) -> Iterator[str]:
+    """Yield the text of a scores .csv in large pieces: a header, then row, score, anomaly (0 or 1) and more."""
+    more = more or {}
+    yield _csv([("row", "score", "anomaly", *more)])
     for start in range(0, len(scores), _BLOCK):
         part = slice(start, start + _BLOCK)
         columns = [
             values[part] if values.dtype == object else [f"{value:.9g}" for value in values[part]]
-            for values in (scores, *reasons.values())
+            for values in (scores, *more.values())
         ]
         flags = (int(anomaly) for anomaly in anomalies[part])
-        yield _csv(zip(itertools.count(start), columns[0], flags, *columns[1:], strict=False))
+        numbers = itertools.count(start) if rows is None else rows[part].tolist()
+        yield _csv(zip(numbers, columns[0], flags, *columns[1:], strict=False))
 
 
 def _csv(rows: Iterable[Iterable[object]]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from edgeae.bundle import Bundle
+from edgeae.bundle.arrays import pack_arrays
 from edgeae.bundle.atomic import check_new
 from edgeae.bundle.bundle import GRAPHS, describe_file
 from edgeae.bundle.manifest import PrecisionEntry, Threshold
@@ -18,6 +19,7 @@ from edgeae.bundle.protobuf import Malformed, Refused, parse_model, with_metadat
 from edgeae.data import Dataset, load_rows
 from edgeae.errors import BundleError, InputError
 from edgeae.evaluation.thresholds import NEED_ANOMALIES, choose_threshold
+from edgeae.runtime.calibrated import score_table, table_name
 
 __all__ = ["rethreshold", "with_thresholds"]
 
@@ -42,8 +44,9 @@ def rethreshold(
 ) -> Bundle:
     """Score fresh rows at every precision of a bundle, choose each threshold anew, and write the bundle with them.
 
-    Manifest and the graphs' metadata get the new thresholds, and the digests follow; everything else of a graph keeps
-    its bytes. A precision's `quality.label_flips` is measured again, on these rows.
+    Manifest and the graphs' metadata get the new thresholds, statistics.npz the scores that calibrated ones are made
+    from, and the digests follow; everything else of a graph keeps its bytes. A precision's `quality.label_flips` is
+    measured again, on these rows.
 
     Args:
         path: The bundle, a directory or a .zip file, with all its files.
@@ -95,7 +98,7 @@ def rethreshold(
         with edgeae.load(path, device=device, precision=precision, trust=trust) as model:
             found = scores[precision] = model.score(dataset.x)
         thresholds[precision] = choose_threshold(found[~anomaly], found[anomaly], method=method, fpr=fpr, recall=recall)
-    return with_thresholds(bundle, thresholds, target, scores=scores, force=force)
+    return with_thresholds(bundle, thresholds, target, scores=scores, normal=~anomaly, force=force)
 
 
 def with_thresholds(
@@ -104,6 +107,7 @@ def with_thresholds(
     out: Path,
     *,
     scores: Mapping[str, Array] | None = None,
+    normal: Array | None = None,
     force: bool = False,
 ) -> Bundle:
     """Write a bundle with other thresholds to `out`, atomically; nothing else of its graphs changes.
@@ -113,6 +117,7 @@ def with_thresholds(
         thresholds: One for each of its precisions.
         out: A directory or a .zip file; may be the bundle's own path.
         scores: Of the same rows at each precision, to measure anew how many of them are judged unlike fp32.
+        normal: bool [n], which of these rows are normal: calibrated scores are then made from them.
         force: Replace what stands at `out`.
 
     Raises:
@@ -141,7 +146,12 @@ def with_thresholds(
             threshold=threshold,
             quality=quality,
         )
-    return Bundle.write(out, replace(manifest, precisions=entries), files, force=force)
+    manifest = replace(manifest, precisions=entries)
+    if scores is not None and normal is not None:
+        tables = {table_name(precision): score_table(scores[precision][normal]) for precision in entries}
+        files["statistics.npz"] = pack_arrays(**bundle.statistics() | tables)
+        manifest = replace(manifest, statistics=describe_file("statistics.npz", files["statistics.npz"]))
+    return Bundle.write(out, manifest, files, force=force)
 
 
 def _with_threshold(graph: bytes, value: float, where: str) -> bytes:

@@ -21,6 +21,8 @@ import numpy as np
 from edgeae.bundle import Bundle
 from edgeae.bundle.bundle import GRAPHS
 from edgeae.errors import BundleError, EdgeaeError
+from edgeae.runtime.calibrated import bundle_table, table_name
+from edgeae.runtime.drift import input_bins
 from edgeae.runtime.explain import MAX_PROTOTYPES, WHITENED
 from edgeae.runtime.model import load
 from edgeae.runtime.parity import check_batches, check_parity
@@ -111,8 +113,15 @@ def run_checks(order: Order, report: Report) -> None:
 
 def _check_statistics(bundle: Bundle) -> str:
     arrays, shape = bundle.statistics(), bundle.manifest.input.shape
+    tables = {table_name(precision): precision for precision in bundle.manifest.precisions}
     for name, values in arrays.items():
         row = math.prod(shape)
+        if name in ("input_edges", "input_shares"):
+            input_bins(arrays, shape[-1], str(bundle.path))
+            continue
+        if name in tables:
+            bundle_table(arrays, tables[name], str(bundle.path))
+            continue
         wanted = {"whitening": (row, row), "prototypes": (min(max(1, len(values)), MAX_PROTOTYPES), row)}.get(
             name, shape
         )
