@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,7 +17,8 @@ import pytest
 
 import edgeae
 from edgeae.bundle import Bundle
-from edgeae.errors import EdgeaeError
+from tests.mistakes import every_value
+from tests.wrong import comparable, plain_parts, python_says, write_calls, write_manifests, write_mistakes
 
 ROOT = Path(__file__).parents[1]
 CPP, GOLDEN = ROOT / "runtime" / "cpp", ROOT / "export" / "golden"
@@ -141,122 +142,57 @@ def rows() -> np.ndarray[Any, np.dtype[np.float32]]:
     return np.ascontiguousarray(x, np.float32)
 
 
-Spoil = Callable[[Path], object]
-
-
-def _manifest(old: str, new: str) -> Spoil:
-    def change(bundle: Path) -> None:
-        path = bundle / "manifest.json"
-        text = path.read_text()
-        assert old in text
-        path.write_text(text.replace(old, new, 1))
-
-    return change
-
-
-def _nothing(bundle: Path) -> None: ...
-
-
-def _no_manifest(bundle: Path) -> None:
-    (bundle / "manifest.json").unlink()
-
-
-def _without_fp16(bundle: Path) -> None:
-    plain = json.loads((bundle / "manifest.json").read_text())
-    del plain["precisions"]["fp16"]
-    (bundle / "manifest.json").write_text(json.dumps(plain))
-    shutil.rmtree(bundle / "fp16")
-
-
-def _scorer(key: str, value: object) -> Spoil:
-    def change(bundle: Path) -> None:
-        plain = json.loads((bundle / "manifest.json").read_text())
-        plain["precisions"]["fp32"]["scorer"][key] = value
-        (bundle / "manifest.json").write_text(json.dumps(plain))
-
-    return change
-
-
-def _more(bundle: Path) -> None:
-    (bundle / "notes.txt").touch()
-
-
-def _a_run(bundle: Path) -> None:
-    _no_manifest(bundle)
-    (bundle / "model.json").write_text("{}")
-
-
-def _flip(bundle: Path) -> None:
-    data = bytearray((bundle / "scorer.onnx").read_bytes())
-    data[100] ^= 1
-    (bundle / "scorer.onnx").write_bytes(data)
-
-
-def _link(bundle: Path) -> None:
-    (bundle / "scorer.onnx").rename(bundle / "other.onnx")
-    (bundle / "scorer.onnx").symlink_to("other.onnx")
-
-
-NAN, INFINITY = float("nan"), float("inf")
-ROW = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0]
-# what is done to the bundle, options, rows
-MISTAKES: dict[str, tuple[Spoil, dict[str, str], list[float]]] = {
-    "nan": (_nothing, {}, [*ROW, *ROW[:4], NAN, *ROW[5:]]),
-    "infinity": (_nothing, {}, [-INFINITY, *ROW[1:]]),
-    "no bundle": (shutil.rmtree, {}, ROW),
-    "no manifest": (_no_manifest, {}, ROW),
-    "a run": (_a_run, {}, ROW),
-    "no such precision": (_nothing, {"precision": "int4"}, ROW),
-    "precision not there": (_without_fp16, {"precision": "fp16"}, ROW),
-    "digest": (_flip, {}, ROW),
-    "size": (_scorer("size", 7), {}, ROW),
-    "impossible size": (_scorer("size", 2**40), {}, ROW),
-    "no digest": (_scorer("sha256", "ab"), {}, ROW),
-    "listed twice": (_scorer("path", "encoder.onnx"), {}, ROW),
-    "another file": (_more, {}, ROW),
-    "missing file": (lambda bundle: (bundle / "scorer.onnx").unlink(), {}, ROW),
-    "link": (_link, {}, ROW),
-    "unknown key": (_manifest('"layout"', '"lay": 1, "layout"'), {}, ROW),
-    "missing key": (_manifest('"variant": "dense",', ""), {}, ROW),
-    "key twice": (_manifest('"opset": ', '"opset": 18, "opset": '), {}, ROW),
-    "wrong type": (_manifest('"latent_dim": 3', '"latent_dim": "three"'), {}, ROW),
-    "wrong choice": (_manifest('"dtype": "float32"', '"dtype": "float64"'), {}, ROW),
-    "not finite": (_manifest('"latent_dim": 3', '"latent_dim": NaN'), {}, ROW),
-    "escaping path": (_manifest('"encoder.onnx"', '"../encoder.onnx"'), {}, ROW),
-    "other score": (_manifest('"kind": "zscore"', '"kind": "mse"'), {}, ROW),
-}
-
-# Takes [library, [[path, options, values], ...]] and prints the error text of each, or "". In a process of its own,
-# so that no two copies of ONNX Runtime meet.
+# Takes [library, [[path, options, rows or null], ...]] and prints the class and the text of the error of each, or twice
+# nothing; without rows the bundle is loaded and nothing more. In a process of its own, so that no two copies of ONNX
+# Runtime meet.
 CALLER = """
 import ctypes, json, runpy, sys
-library, cases = json.loads(sys.argv[2])
+library, cases = json.load(sys.stdin)
 example = runpy.run_path(sys.argv[1])
-edgeae, error, size = ctypes.CDLL(library), ctypes.create_string_buffer(512), ctypes.c_size_t(512)
-texts = []
-for path, options, values in cases:
+edgeae, error, size = ctypes.CDLL(library), ctypes.create_string_buffer(65536), ctypes.c_size_t(65536)
+classes = ["", "Error", "InputError", "BundleError", "IntegrityError", "DeviceError"]
+found = []
+for path, options, rows in cases:
     made = example["Options"](struct_size=ctypes.sizeof(example["Options"]), device=b"cpu")
     made.precision = options.get("precision", "fp32").encode()
-    model, x, out = ctypes.c_void_p(), (ctypes.c_float * len(values))(*values), (ctypes.c_float * 2)()
+    model, out = ctypes.c_void_p(), (ctypes.c_float * 2)()
     status = edgeae.edgeae_load(path.encode(), ctypes.byref(made), ctypes.byref(model), error, size)
-    status = status or edgeae.edgeae_score(model, x, ctypes.c_size_t(len(values) // 10), out, error, size)
-    texts.append(error.value.decode() if status else "")
+    if rows is not None and not status:
+        values = [value for row in rows for value in row]
+        x = (ctypes.c_float * len(values))(*values)
+        status = edgeae.edgeae_score(model, x, ctypes.c_size_t(len(rows)), out, error, size)
+    found.append([classes[status], error.value.decode() if status else ""])
     edgeae.edgeae_free(model)
-print(json.dumps(texts))
+print(json.dumps(found))
 """
+
+Case = tuple[Path, dict[str, str], np.ndarray[Any, Any] | None]
+
+
+def cpp_says(library: Path, cases: Mapping[str, Case]) -> dict[str, tuple[str, str]]:
+    """Return the class and the words of C++'s error, or twice nothing, for each bundle, options and rows."""
+    plain = [(str(path), options, None if x is None else x.tolist()) for path, options, x in cases.values()]
+    order = json.dumps([str(library), plain])
+    found = json.loads(run(sys.executable, "-c", CALLER, CPP / "examples" / "score.py", text=order))
+    return {name: (kind, comparable(text)) for name, (kind, text) in zip(cases, found, strict=True)}
 
 
 def test_errors_have_pythons_words(library: Path, tmp_path: Path) -> None:
-    wanted, cases = [], []
-    for name, (spoil, options, values) in MISTAKES.items():
-        bundle = tmp_path / name.replace(" ", "-")
-        shutil.copytree(TABLE, bundle)
-        spoil(bundle)
-        x = np.array(values, np.float32).reshape(-1, 10)
-        with pytest.raises(EdgeaeError) as caught, edgeae.load(bundle, device="cpu", **options) as model:  # type: ignore[arg-type]
-            model.score(x)
-        wanted.append(str(caught.value))
-        cases.append((str(bundle), options, values))
-    arguments = json.dumps([str(library), cases])
-    found = json.loads(run(sys.executable, "-c", CALLER, CPP / "examples" / "score.py", arguments))
-    assert dict(zip(MISTAKES, found, strict=True)) == dict(zip(MISTAKES, wanted, strict=True))
+    calls = write_calls(tmp_path)
+    wanted = {name: python_says(bundle, rows, **options) for name, (bundle, options, rows) in calls.items()}
+    assert all(kind for kind, _ in wanted.values())
+    assert cpp_says(library, calls) == wanted
+
+
+def test_wrong_bundles_are_refused_in_pythons_words(library: Path, tmp_path: Path) -> None:
+    wrong = write_mistakes(plain_parts(tmp_path / "plain"), tmp_path)
+    wanted = {name: python_says(path, np.zeros((1, 4), np.float32)) for name, path in wrong.items()}
+    assert sum(bool(kind) for kind, _ in wanted.values()) > 180
+    assert cpp_says(library, {name: (path, {}, np.zeros((1, 4))) for name, path in wrong.items()}) == wanted
+
+
+def test_every_value_of_a_manifest_is_judged_as_in_python(library: Path, tmp_path: Path) -> None:
+    changed = write_manifests(every_value(plain_parts(tmp_path / "plain").manifest), tmp_path)
+    wanted = {name: python_says(path) for name, path in changed.items()}
+    assert 1000 < sum(bool(kind) for kind, _ in wanted.values()) < len(wanted)
+    assert cpp_says(library, {name: (path, {}, None) for name, path in changed.items()}) == wanted
