@@ -103,6 +103,9 @@ FULL = Effort(
 @click.argument("models", nargs=-1, type=click.Choice([*CASES, TINY]))
 @click.option("--quick", "thorough", flag_value="quick", help="Two models, short slices: under two minutes.")
 @click.option("--full", "thorough", flag_value="full", help="Longer slices, and arrays of ten million rows.")
+@click.option(
+    "--rows", type=click.IntRange(1000), help="Rows of the largest array for flatness, a byte a value on the disk."
+)
 @click.option("--only", type=NAMES, help=f"Sections: {', '.join(SECTIONS)}.")
 @click.option("--peers", type=NAMES, help=f"Libraries: {', '.join(PEERS)}.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, or cuda:0 for those that can use it.")
@@ -111,6 +114,7 @@ FULL = Effort(
 def main(
     models: tuple[str, ...],
     thorough: str | None,
+    rows: int | None,
     only: tuple[str, ...] | None,
     peers: tuple[str, ...] | None,
     device: str,
@@ -123,8 +127,12 @@ def main(
     Example:
         python -m benchmarks --json results.json --plot results
         python -m benchmarks dense --only latency,throughput --peers edgeae,onnxruntime,openvino
+        python -m benchmarks dense --only flatness --rows 10000000
     """
     effort = {"quick": QUICK, "full": FULL}.get(thorough or "", USUAL)
+    if rows is not None:
+        sizes = [10**power for power in range(3, len(str(rows))) if 10**power < rows]
+        effort = replace(effort, flat=(*sizes, rows), flat_operations=float("inf"))
     report = run(
         models or effort.models,
         effort,

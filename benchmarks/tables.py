@@ -102,7 +102,7 @@ def _curve(report: Report) -> Iterable[Table]:
 def _flatness(report: Report) -> Iterable[Table]:
     if not report.flatness:
         return
-    made = table("edgeae over memory-mapped rows", "", ">rows", ">µs per row", ">best tenth", ">own memory")
+    made = table("edgeae over memory-mapped rows of bytes", "", ">rows", ">µs per row", ">best tenth", ">own memory")
     for row in report.flatness:
         memory = "-" if row.memory is None else size(row.memory)
         made.add_row(row.model, f"{row.rows:,}", f"{row.us_per_row:.2f}", f"{row.us_per_row_p10:.2f}", memory)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from edgeae.export import export_bundle
     from edgeae.export.adopt import adopt
     from edgeae.runtime import Autoencoder, load
+    from edgeae.sweeping import sweep
     from edgeae.training import train
 
 __version__ = "0.1.0"
@@ -50,6 +51,7 @@ __all__ = [
     "adopt",
     "export_bundle",
     "load",
+    "sweep",
     "train",
 ]
 
@@ -58,6 +60,7 @@ _LAZY = {
     "load": "edgeae.runtime",
     "train": "edgeae.training",
     "export_bundle": "edgeae.export",
+    "sweep": "edgeae.sweeping",
     "adopt": "edgeae.export.adopt",
 }
 

@@ -2,9 +2,68 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 
 # A shell that starts a job in the background lets it ignore Ctrl-C, and children inherit that; the tests that interrupt
 # a process need it to listen.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+INSTRUCTION_SETS = ("amx", "vnni", "avxvnni", "avx512", "avx2", "dotprod", "portable")
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the library as a user does."""
+    from edgeae.errors import EdgeaeError
+    from edgeae.runtime.native import build
+
+    compiler = os.environ.get("CXX", "c++")
+    if shutil.which(compiler.split()[0]) is None:
+        pytest.skip(f"no C++ compiler: {compiler}")
+    try:
+        build._headers(None)
+    except EdgeaeError:
+        pytest.skip("ONNX Runtime's headers were not found: .ci/headers DIR, then ONNXRUNTIME_ROOT=DIR")
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
+    command = [sys.executable, "-m", "edgeae.runtime.native", "build"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.strip())
+
+
+@pytest.fixture
+def ops(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make this library the one that is found, on whatever the processor does best."""
+    monkeypatch.setenv("EDGEAE_OPS", str(built))
+    monkeypatch.delenv("EDGEAE_OPS_ISA", raising=False)
+
+
+@pytest.fixture(params=INSTRUCTION_SETS)
+def isa(request: pytest.FixtureRequest, ops: None, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each instruction set that runs here."""
+    name: str = request.param
+    if name not in _available(monkeypatch):
+        pytest.skip(f"{name} does not run on this processor")
+    monkeypatch.setenv("EDGEAE_OPS_ISA", name)
+    return name
+
+
+def _available(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    from edgeae.runtime import native
+    from tests.native_graphs import scorer, session_of
+
+    monkeypatch.setenv("EDGEAE_OPS_ISA", "abacus")
+    with pytest.raises(Exception, match="'abacus' does not run on this processor") as problem:
+        session_of(native.rewrite(scorer([3, 3], ["relu"])), operators=True)
+    found = re.search(r"these do: ([\w, ]+)", str(problem.value))
+    assert found is not None
+    return found[1].strip().split(", ")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,12 @@ GOLDEN = ROOT / "export" / "golden"
 
 @dataclass(frozen=True)
 class Variant:
-    """A golden bundle: options of the training and of the export, on a table or on digits."""
+    """A golden bundle: options of the training and of the export, on a table, on windows of a series or on digits."""
 
     train: dict[str, Any]
     export: dict[str, Any] = field(default_factory=dict)
     table: bool = False
+    series: bool = False
 
 
 VARIANTS = {
@@ -50,10 +52,19 @@ VARIANTS = {
     "table-prototype": Variant(
         {"latent_dim": 3, "hidden": [16]}, {"score": "prototype", "precision": ("fp32", "int8")}, table=True
     ),
+    "windows": Variant(
+        {"variant": "convolutional", "latent_dim": 8, "hidden": [8, 8], "epochs": 60},
+        {"precision": ("fp32", "int8"), "fpr": 0.05},
+        series=True,
+    ),
     "mlperf-tiny-ad": Variant(
         {"variant": "mlperf-tiny-ad", "hidden": [16, 16], "latent_dim": 4}, {"score": "mse"}, table=True
     ),
 }
+
+
+# Layers of encoder and decoder, and the opset: one that phones take, and a newer one.
+RECURRENT = {"recurrent-lstm": ("LSTM", "LSTM", 18), "recurrent-gru-rnn": ("GRU", "RNN", 20)}
 
 
 def sensor_table(rows: int = 600, *, far: bool = False, seed: int = 0) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -71,15 +82,26 @@ def sensor_table(rows: int = 600, *, far: bool = False, seed: int = 0) -> np.nda
     return np.asarray(values * units + units * (1e4 if far else 2.0), np.float32)
 
 
+def sensor_series(steps: int = 1200, seed: int = 0) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Return a series [steps, 2]: a daily cycle and one that follows it, in units of tens and thousandths, noisy."""
+    generator = np.random.default_rng(seed)
+    phase = 2 * np.pi * np.arange(steps) / 24
+    cycle = np.sin(phase) + 0.3 * np.sin(3 * phase) + 0.1 * generator.standard_normal(steps)
+    after = np.cos(phase) + 0.1 * generator.standard_normal(steps)
+    return np.stack([20 + 5 * cycle, 0.003 * after], axis=1).astype(np.float32)
+
+
 def make(name: str, out: Path) -> None:
     """Train and export the golden bundle `name` into the folder `out`."""
     import edgeae
-    from edgeae.data import load_data
+    from edgeae.data import Windowing, load_data
 
     variant = VARIANTS[name]
     if variant.table:
         table = sensor_table(far=name == "table-far")
         data = load_data(table, feature_names=[f"sensor_{index}" for index in range(table.shape[1])])
+    elif variant.series:
+        data = load_data(sensor_series(), windows=Windowing(24), feature_names=["heat", "flow"])
     else:
         data = load_data("digits")
     with tempfile.TemporaryDirectory() as folder:
@@ -88,13 +110,83 @@ def make(name: str, out: Path) -> None:
         edgeae.export_bundle(run, out / name, name=f"golden {name}", force=True, **variant.export)
 
 
+def make_recurrent(name: str, out: Path) -> None:
+    """Train an autoencoder of windows in PyTorch's own way and adopt it as the golden bundle `name`.
+
+    The encoder reads a window and the decoder unrolls the latent again; the kinds of their layers are in RECURRENT. An
+    encoder of another kind than LSTM reads in both directions.
+    """
+    import torch
+    from torch import Tensor, nn
+
+    import edgeae
+
+    reader, unroller, opset = RECURRENT[name]
+    both = reader != "LSTM"
+
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.read = getattr(nn, reader)(2, 4, batch_first=True, bidirectional=both)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y, _ = self.read(x)
+            return y[:, -1]  # type: ignore[no-any-return]
+
+    class Decoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unroll = getattr(nn, unroller)(8 if both else 4, 6, batch_first=True)
+            self.head = nn.Linear(6, 2)
+
+        def forward(self, z: Tensor) -> Tensor:
+            y, _ = self.unroll(z.unsqueeze(1).repeat(1, 12, 1))
+            return self.head(y)  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    series = sensor_series(600)
+    windows = np.ascontiguousarray(np.lib.stride_tricks.sliding_window_view(series, 12, axis=0)[::2].transpose(0, 2, 1))
+    model = nn.Sequential(Encoder(), Decoder())
+    optimizer = torch.optim.Adam(model.parameters(), 0.02)
+    x = torch.from_numpy((windows - series.mean(0)) / series.std(0))
+    for _ in range(200):
+        optimizer.zero_grad()
+        nn.functional.mse_loss(model(x), x).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's, about PyTorch: the exporter that keeps RNN whole is its older one
+        files = []
+        for part, example in ((model[0], x[:2]), (model[1], model[0](x[:2]).detach())):
+            files.append(Path(folder) / f"{type(part).__name__.lower()}.onnx")
+            torch.onnx.export(
+                part.eval(),
+                (example,),
+                files[-1],
+                opset_version=opset,
+                dynamo=False,
+                input_names=["input"],
+                dynamic_axes={"input": {0: "batch"}},
+            )
+        edgeae.adopt(
+            files[0],
+            out / name,
+            decoder=files[1],
+            calibrate=windows,
+            layout="TC",
+            normalisation="standard",
+            fpr=0.05,
+            name=f"golden {name}",
+            force=True,
+        )
+
+
 def main() -> None:
     """Make all golden bundles and the schema."""
     from edgeae.bundle import Manifest
 
     GOLDEN.mkdir(parents=True, exist_ok=True)
-    for name in sys.argv[1:] or VARIANTS:
-        make(name, GOLDEN)
+    for name in sys.argv[1:] or (*VARIANTS, *RECURRENT):
+        (make_recurrent if name in RECURRENT else make)(name, GOLDEN)
     schema = json.dumps(Manifest.schema(), indent=2) + "\n"
     (ROOT / "export" / "manifest.schema.json").write_text(schema, "utf-8")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -71,6 +72,36 @@ def test_a_quick_run_on_a_tiny_model(
     assert report.machine.cores >= 1 and report.machine.packages["onnxruntime"]
     for name in ("latency.png", "throughput.png", "accuracy.png"):
         assert (tmp_path / name).stat().st_size > 10_000
+
+
+def test_flatness_scores_rows_on_the_disk_and_leaves_none_behind(
+    tmp_path: Path, case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders: list[Path] = []
+
+    def made_before(name: str, folder: Path, **options: Any) -> Case:
+        folder.mkdir()
+        folders.append(folder)
+        return case
+
+    written: list[tuple[int, ...]] = []
+
+    def start(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        if "benchmarks.flatness" in command:
+            written.append(np.load(folders[0] / "rows.npy", mmap_mode="r").shape)
+        return real(command, **options)
+
+    real = subprocess.run
+    monkeypatch.setattr("benchmarks.__main__.make_case", made_before)
+    monkeypatch.setattr("benchmarks.flatness.subprocess.run", start)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    arguments = [TINY, "--only", "flatness", "--rows", "40000", "--json", str(tmp_path / "flat.json")]
+    result = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    report = from_plain(Report, json.loads((tmp_path / "flat.json").read_text()), where="json")
+    assert [row.rows for row in report.flatness] == [1000, 10_000, 40_000]
+    assert written == [(40_000, 784)]
+    assert [path.name for path in tmp_path.iterdir()] == ["flat.json"]
 
 
 @pytest.mark.parametrize(("option", "value"), [("--only", "speed"), ("--peers", "edgeae,tensorrt")])

@@ -296,7 +296,7 @@ def _weights(model: nn.Module) -> list[Tensor]:
 def test_the_divergence_is_weighted_as_the_evidence_lower_bound_has_it(loss: LossName, scale: float | None) -> None:
     config = replace(MODELS["variational"], output_activation="sigmoid")
     model, x = Autoencoder(config), torch.rand(8, 12)
-    objective = Objective(model, ObjectiveConfig(loss=loss, beta=3.0))
+    objective = Objective(model, ObjectiveConfig(loss=loss, beta=3.0, beta_warmup=1.0))
     total, reconstruction = objective(x, 0.5)
     divergence = gaussian_kl(*model.encoder(x)).mean() / 12
     factor = 1.0 if scale is None else scale * float(reconstruction)

@@ -764,10 +764,13 @@ def test_profiles_decide_how_many_threads_work() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "rows"), [((784,), 64), ((640,), 128), ((9,), 4096), ((4096,), 64), ((28, 28), 64), ((3, 64, 64), 16)]
+    ("shape", "rows"), [((784,), 128), ((640,), 128), ((9,), 4096), ((4096,), 64), ((28, 28), 64), ((3, 64, 64), 16)]
 )
-def test_a_chunk_fits_the_cache(shape: tuple[int, ...], rows: int) -> None:
+def test_a_chunk_fits_the_cache(shape: tuple[int, ...], rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeae.runtime.options.second_level_cache", lambda: 2**21)
     assert chunk_rows(shape, on_gpu=False) == rows
+    monkeypatch.setattr("edgeae.runtime.options.second_level_cache", lambda: 2**20)
+    assert chunk_rows(shape, on_gpu=False) in (rows, rows // 2)
 
 
 def test_a_huge_row_goes_alone() -> None:

@@ -12,7 +12,7 @@ from benchmarks.peers import Array, Bulk, Setup, Way
 from edgeae.bundle import Bundle
 from edgeae.runtime import Autoencoder
 from edgeae.runtime.bound import Bound, bind_arrays
-from edgeae.runtime.native import MAX_ROWS, find_library, rewrite
+from edgeae.runtime.native import find_library, rewrite
 from edgeae.runtime.options import Options, Profile
 
 __all__ = ["Variation", "bulk", "load", "variations", "ways"]
@@ -34,12 +34,12 @@ class Variation:
         return Options(native=self.native or None)
 
 
-def variations(case: Case, device: str, *, single: bool = True) -> list[Variation]:
-    """Return what the bundle and the device offer, for `single` rows or for many."""
+def variations(case: Case, device: str) -> list[Variation]:
+    """Return what the bundle and the device offer."""
     on_cpu = device == "cpu"
     precisions = [name for name in ("fp32", "int8") if name not in case.missing and (on_cpu or name != "int8")]
     found = [Variation(f"edgeae, {name}", name) for name in precisions]
-    if single and on_cpu and find_library() is not None:
+    if on_cpu and find_library() is not None:
         bundle = Bundle.read(case.bundle)
         found += [
             Variation(f"edgeae, {name}, native", name, native=True)
@@ -65,7 +65,7 @@ def load(case: Case, variation: Variation, device: str, profile: Profile) -> Aut
 
 def ways(case: Case, setup: Setup) -> Iterator[Way]:
     """`bind(batch).score(rows)`, input check included; bare: the run alone. In bulk `score(rows)`."""
-    for variation in variations(case, setup.device, single=setup.batch <= MAX_ROWS and not setup.bulk):
+    for variation in variations(case, setup.device):
         if setup.bulk:
             many = load(case, variation, setup.device, "throughput")
             yield Way(variation.name, many.score, precision=variation.precision)
@@ -85,7 +85,7 @@ def ways(case: Case, setup: Setup) -> Iterator[Way]:
 
 def bulk(case: Case, setup: Setup) -> Iterator[Bulk]:
     """`score(rows, out=out)`: chunks and workers are edgeae's business."""
-    for variation in variations(case, setup.device, single=False):
+    for variation in variations(case, setup.device):
         model = load(case, variation, setup.device, "throughput")
         yield Bulk(variation.name, partial(_score_into, model), None, variation.precision)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from edgeae.bundle.archive import pack_archive
 from edgeae.bundle.arrays import pack_arrays, read_arrays
 from edgeae.bundle.atomic import check_new, write_directory, write_file
 from edgeae.bundle.manifest import GRAPHS, MAX_FILE_BYTES, PRECISIONS, File, Manifest, PrecisionEntry
+from edgeae.bundle.record import record
 from edgeae.bundle.storage import MANIFEST_NAME, find_bundle, list_files, read_file
 from edgeae.errors import BundleError, InputError, IntegrityError
 
@@ -26,7 +26,7 @@ MAX_GOLDEN_ROWS = 256
 FloatArray = np.ndarray[Any, np.dtype[np.float32]]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Golden:
     """A few inputs and what they must give.
 
@@ -43,7 +43,7 @@ class Golden:
     score: FloatArray
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Bundle:
     """A bundle on disk whose manifest has been read and checked; files are read, once each, when asked for.
 

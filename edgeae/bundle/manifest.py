@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import field
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from edgeae.bundle.names import check_name
+from edgeae.bundle.record import record
 from edgeae.bundle.strict import from_plain, json_schema, parse_json, shown, to_json
 from edgeae.errors import BundleError, InputError
 
@@ -38,6 +39,8 @@ __all__ = [
     "Quality",
     "Score",
     "ScoreKind",
+    "Series",
+    "StepLabel",
     "Threshold",
     "ThresholdMethod",
     "Tolerance",
@@ -54,6 +57,7 @@ ThresholdMethod = Literal["quantile", "conformal", "evt", "sigma", "best-f1", "r
 Layout = Literal["vector", "HW", "CHW", "HWC", "TC"]
 Dtype = Literal["float32", "uint8"]
 NormalisationKind = Literal["none", "minmax", "standard", "robust"]
+StepLabel = Literal["any", "last"]
 
 PRECISIONS: tuple[PrecisionName, ...] = get_args(PrecisionName)
 SCORES: tuple[ScoreKind, ...] = get_args(ScoreKind)
@@ -67,7 +71,7 @@ def _doc(text: str) -> dict[str, str]:
     return {"doc": text}
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class File:
     """One file of the bundle and the bytes it must have."""
 
@@ -76,7 +80,7 @@ class File:
     sha256: str = field(metadata=_doc("lower-case hexadecimal; integrity, not authenticity"))
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Tolerance:
     """How far a result may be from the golden one: |actual - expected| <= atol + rtol * |expected|."""
 
@@ -84,7 +88,7 @@ class Tolerance:
     atol: float
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Threshold:
     """Where a score turns into an anomaly: a row is one when `not (score <= value)`, so NaN is one."""
 
@@ -100,7 +104,7 @@ class Threshold:
     )
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Quality:
     """What export measured for one precision."""
 
@@ -122,7 +126,7 @@ class Quality:
     label_flips: float | None = field(default=None, metadata=_doc("share of validation rows judged unlike fp32"))
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class PrecisionEntry:
     """The graphs at one precision, with their own threshold and golden rows."""
 
@@ -135,7 +139,20 @@ class PrecisionEntry:
     quality: Quality
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
+class Series:
+    """How windows, rows of the layout TC, were cut from series of time steps; their length is the row's first axis."""
+
+    stride: int = field(default=1, metadata=_doc("steps from one training window to the next"))
+    channel_names: tuple[str, ...] | None = field(default=None, metadata=_doc("one name per channel"))
+    period: float | None = field(default=None, metadata=_doc("seconds from one step to the next, where known"))
+    resampled: bool = field(default=False, metadata=_doc("whether steps were made from timestamps, to that period"))
+    label: StepLabel = field(
+        default="any", metadata=_doc("a window is an anomaly if any of its steps is labelled so, or if its last one is")
+    )
+
+
+@record(frozen=True)
 class Input:
     """One row of the user's data, in the user's units."""
 
@@ -145,9 +162,10 @@ class Input:
     feature_names: tuple[str, ...] | None = field(default=None, metadata=_doc("for a vector, one name per value"))
     minimum: float | None = field(default=None, metadata=_doc("smallest value among the training rows"))
     maximum: float | None = field(default=None, metadata=_doc("largest value among the training rows"))
+    series: Series | None = field(default=None, metadata=_doc("for windows: how they were cut from series"))
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Normalisation:
     """Normalised = (x - shift) / scale; the graphs do it, nobody else has to.
 
@@ -179,7 +197,7 @@ class Normalisation:
         )
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Score:
     """Which error the scorer computes; higher is more anomalous."""
 
@@ -187,7 +205,7 @@ class Score:
     decoder_variance: float | None = field(default=None, metadata=_doc("for elbo with a Gaussian decoder"))
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Provenance:
     """Where the weights come from."""
 
@@ -199,7 +217,7 @@ class Provenance:
     seed: int = 0
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Manifest:
     """Everything a program needs to know about a bundle before it opens a graph."""
 
@@ -284,6 +302,7 @@ def _check(manifest: Manifest, where: str) -> None:
     limits = [limit for limit in (row.minimum, row.maximum) if limit is not None]
     require(_fit_float32(limits), "input.minimum and .maximum must be within float32")
     _check_normalisation(manifest, where)
+    _check_series(row, require)
     variance = manifest.score.decoder_variance
     require(variance is None or variance > 0, "score.decoder_variance must be positive")
     require("fp32" in manifest.precisions, "precisions: fp32 is missing")
@@ -299,6 +318,22 @@ def _check(manifest: Manifest, where: str) -> None:
         ordered = ends is None or (len(ends) == 2 and 0 <= ends[0] <= ends[1] <= 1)
         require(ordered, f"precisions.{name}.threshold.interval is not two ascending numbers from 0 to 1")
     _check_files(manifest, where)
+
+
+def _check_series(row: Input, require: Callable[[bool, str], None]) -> None:
+    series = row.series
+    if series is None:
+        return
+    require(row.layout == "TC", f"input.series: rows of the layout {row.layout} are no windows")
+    require(0 < series.stride <= MAX_ROW, f"input.series.stride {shown(series.stride)} is out of bounds")
+    names = series.channel_names
+    require(
+        names is None or len(names) == row.shape[1],
+        f"input.series.channel_names: {len(names or ())} names for windows of shape {shown(list(row.shape))}",
+    )
+    period = series.period
+    require(period is None or 0 < period <= _LARGEST, "input.series.period must be positive")
+    require(period is not None or not series.resampled, "input.series: resampled, and no period")
 
 
 def _check_normalisation(manifest: Manifest, where: str) -> None:

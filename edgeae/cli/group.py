@@ -42,6 +42,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Measure": {
         "evaluate": ("evaluate", "Measure how well labelled anomalies stand out: AUROC, precision, recall."),
         "bench": ("measure", "Measure latency, throughput, cold start and memory on this machine."),
+        "sweep": ("sweep", "Train and measure many models, and pick the smallest that is good enough."),
         "tune": ("measure", "Measure how a bundle runs best on this machine, and keep it."),
     },
 }

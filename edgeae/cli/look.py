@@ -204,6 +204,7 @@ def verify_command(
 )
 @data_options
 @model_options
+@trust_option
 @force_option
 def report_command(
     bundle: Path,
@@ -217,6 +218,7 @@ def report_command(
     data_dir: str | None,
     device: str,
     precision: str,
+    trust: bool,
     force: bool,
 ) -> None:
     """Write one HTML page that shows how BUNDLE does on DATA.
@@ -244,6 +246,7 @@ def report_command(
             device=device,
             precision=precision,
             on_invalid=on_invalid,
+            trust=trust,
             force=force,
         )
     message = "%s: %d rows, %d above the threshold"

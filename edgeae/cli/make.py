@@ -18,6 +18,7 @@ from edgeae.cli.options import (
     dataclass_options,
     force_option,
     section_option,
+    target_options,
 )
 from edgeae.cli.output import number, print_json, print_table, size, status, table
 from edgeae.training.config import TrainConfig
@@ -105,20 +106,7 @@ def train_command(
 )
 @click.option("--golden-from", metavar="DATA", help="Keep real rows as golden rows; they leave with the bundle.")
 @click.option("--name", help="Name of the bundle; by default that of its directory.")
-@click.option(
-    "--target",
-    default="server",
-    show_default=True,
-    type=click.Choice(["server", "mobile", "web"]),
-    help="mobile: batch 1, and beside it OUTPUT-mobile with ORT-format files for phones. "
-    "web: beside it OUTPUT.html, a page that runs it.",
-)
-@click.option(
-    "--onnxruntime-web",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="For web: the npm package onnxruntime-web, to put it into the page.",
-)
+@target_options
 @force_option
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def export_command(run: Path, out: Path, as_json: bool, **options: Any) -> None:
@@ -147,13 +135,18 @@ def export_command(run: Path, out: Path, as_json: bool, **options: Any) -> None:
             number(max(entry.quality.parity.values()), 2),
         )
     print_table(shown)
-    if options["target"] == "mobile":
+    _print_target(options["target"], bundle, out)
+    _log.info("next: edgeae verify %s; edgeae score %s DATA -o scores.csv", *[shlex.quote(str(out))] * 2)
+
+
+def _print_target(target: str, bundle: Bundle, out: Path) -> None:
+    if target == "mobile":
         _print_placements(bundle)
-    if options["target"] == "web":
+        _print_reduced_build(out)
+    if target == "web":
         from edgeae.export.target import beside
 
         _log.info("page: %s", beside(out, "web"))
-    _log.info("next: edgeae verify %s; edgeae score %s DATA -o scores.csv", *[shlex.quote(str(out))] * 2)
 
 
 def _print_placements(bundle: Bundle) -> None:
@@ -164,6 +157,16 @@ def _print_placements(bundle: Bundle) -> None:
     for row in rows:
         shown.add_row(*row)
     print_table(shown)
+
+
+def _print_reduced_build(out: Path) -> None:
+    from edgeae.export.mobile import read_operators
+    from edgeae.export.mobile_sizes import estimate_size
+    from edgeae.export.target import beside
+
+    folder = beside(out, "mobile")
+    held = estimate_size(read_operators((folder / "required_operators.config").read_text("utf-8")))
+    _log.info("for phones: %s; an ONNX Runtime reduced to its operators: %.1f MB, estimated", folder, held.total / 1e6)
 
 
 @click.command("adopt", cls=SectionCommand)
@@ -220,6 +223,7 @@ def _print_placements(bundle: Bundle) -> None:
 @section_option("The bundle", "--precision", default="fp32", show_default=True, type=NAMES, help="fp32 or fp32,int8.")
 @section_option("The bundle", "--golden-from", metavar="DATA", help="Keep real rows as golden rows.")
 @section_option("The bundle", "--name", help="Name of the bundle; by default that of its directory.")
+@target_options
 @force_option
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def adopt_command(
@@ -264,6 +268,7 @@ def adopt_command(
     shown.add_row("reconstruction error, that of the mean", " / ".join(_errors(entry.quality)))
     shown.add_row("largest difference from the model", number(max(entry.quality.parity.values()), 2))
     print_table(shown)
+    _print_target(options["target"], bundle, out)
     _log.info("next: edgeae verify %s; edgeae score %s DATA -o scores.csv", *[shlex.quote(str(out))] * 2)
 
 

@@ -9,7 +9,7 @@ import click
 
 from edgeae.bundle.atomic import write_file
 from edgeae.bundle.strict import to_json
-from edgeae.cli.options import BATCHES, NAMES, bundle_argument, force_option
+from edgeae.cli.options import BATCHES, NAMES, bundle_argument, force_option, trust_option
 from edgeae.cli.output import print_json, print_table, size, status, table
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ __all__ = ["bench_command", "tune_command"]
     type=click.Path(path_type=Path),
     help="Compare with this bundle too.",
 )
+@trust_option
 @force_option
 def bench_command(
     bundle: Path,
@@ -63,6 +64,7 @@ def bench_command(
     precision: tuple[str, ...],
     devices: tuple[str, ...],
     against: tuple[Path, ...],
+    trust: bool,
     force: bool,
 ) -> None:
     """Measure BUNDLE on this machine: latency, throughput, cold start, memory, sizes.
@@ -91,6 +93,7 @@ def bench_command(
                 batches=batches,
                 seconds=seconds,
                 cold_starts=cold_starts,
+                trust=trust,
             )
         if json_file is not None:
             write_file(json_file, to_json(result))
@@ -98,7 +101,13 @@ def bench_command(
         return
     with status("measuring"):
         found = compare(
-            [bundle, *against], devices=devices, precisions=precision, profile=profile, batches=batches, seconds=seconds
+            [bundle, *against],
+            devices=devices,
+            precisions=precision,
+            profile=profile,
+            batches=batches,
+            seconds=seconds,
+            trust=trust,
         )
     if json_file is not None:
         write_file(json_file, to_json(found))
@@ -172,9 +181,16 @@ def _print(result: Benchmark) -> None:
 @click.option("--precision", type=NAMES, help="Which precisions to try; all that the bundle has if not given.")
 @click.option("--seconds", default=30.0, show_default=True, metavar="X", help="About how long to measure.")
 @click.option("--dry-run", is_flag=True, help="Measure and print, but keep nothing.")
+@trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def tune_command(
-    bundle: Path, device: str, precision: tuple[str, ...] | None, seconds: float, dry_run: bool, as_json: bool
+    bundle: Path,
+    device: str,
+    precision: tuple[str, ...] | None,
+    seconds: float,
+    dry_run: bool,
+    trust: bool,
+    as_json: bool,
 ) -> None:
     """Measure how BUNDLE runs best on this machine, and keep the choice for later runs.
 
@@ -190,7 +206,7 @@ def tune_command(
     from edgeae.runtime.tuned import store
 
     with status("measuring") as tell:
-        tuning = tune(bundle, device=device, precisions=precision, seconds=seconds, progress=tell)
+        tuning = tune(bundle, device=device, precisions=precision, seconds=seconds, trust=trust, progress=tell)
     place = None if dry_run else store(tuning)
     if as_json:
         print_json(tuning)

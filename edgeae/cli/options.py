@@ -22,6 +22,7 @@ __all__ = [
     "force_option",
     "model_options",
     "section_option",
+    "target_options",
     "trust_option",
 ]
 
@@ -116,6 +117,26 @@ def model_options(function: F) -> F:
             show_default=True,
             type=click.Choice(["fp32", "fp16", "int8", "auto"]),
             help="Which of the bundle's graphs to run.",
+        ),
+    )(function)
+
+
+def target_options(function: F) -> F:
+    """Add the options that say what a bundle is for."""
+    return _stack(
+        click.option(
+            "--target",
+            default="server",
+            show_default=True,
+            type=click.Choice(["server", "mobile", "web"]),
+            help="mobile: batch 1, and beside it OUTPUT-mobile with ORT-format files for phones. "
+            "web: beside it OUTPUT.html, a page that runs it.",
+        ),
+        click.option(
+            "--onnxruntime-web",
+            type=click.Path(path_type=Path),
+            metavar="DIR",
+            help="For web: the npm package onnxruntime-web, to put it into the page.",
         ),
     )(function)
 

@@ -3,9 +3,11 @@
 from edgeae.data.dataset import Dataset, describe_dataset, digest_rows, split_rows
 from edgeae.data.load import load_data, load_rows
 from edgeae.data.normalisation import denormalise, fit_normalisation, normalise
+from edgeae.data.series import Windowing
 
 __all__ = [
     "Dataset",
+    "Windowing",
     "denormalise",
     "describe_dataset",
     "digest_rows",

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeae.bundle.manifest import LAYOUTS, Layout
+from edgeae.bundle.manifest import LAYOUTS, Layout, Series
 from edgeae.errors import InputError
 
 __all__ = [
@@ -40,6 +40,9 @@ class Dataset:
         layout: What the axes of one row mean.
         feature_names: For a vector, one name per value, or None.
         source: The file or data set it came from, without its folder, for people.
+        series: For windows that were cut from series: how.
+        steps: For these, int64 [n]: the number of each window's last step, counted from 0.
+        step_labels: For these, where there are labels, int64 [n]: that of each window's last step.
 
     Raises:
         InputError: if the fields do not fit each other.
@@ -55,6 +58,9 @@ class Dataset:
     layout: Layout = "vector"
     feature_names: tuple[str, ...] | None = None
     source: str = "array"
+    series: Series | None = None
+    steps: Array | None = None
+    step_labels: Array | None = None
 
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:

@@ -8,6 +8,7 @@ import numpy as np
 
 from edgeae.bundle.manifest import Layout, Normalisation, NormalisationKind
 from edgeae.data.dataset import Array, are_whole_numbers, row_blocks
+from edgeae.data.windows import map_steps
 from edgeae.errors import InputError
 
 __all__ = ["denormalise", "fit_normalisation", "normalise"]
@@ -91,16 +92,20 @@ def normalise(x: Array, normalisation: Normalisation, layout: Layout) -> Array:
         layout: What the axes of a row mean.
 
     Returns:
-        float32 [n, *shape], a new array.
+        float32 [n, *shape], a new array; windows that share their steps share them there, too.
 
     Example:
         >>> normalise(np.array([[51], [255]], np.uint8), Normalisation("minmax", (0.0,), (255.0,)), "vector").tolist()
         [[0.20000000298023224], [1.0]]
     """
     shift, scale = normalisation.arrays(tuple(x.shape[1:]), layout)
-    result: Array = np.subtract(x, shift, dtype=np.float32)
-    result /= scale
-    return result
+
+    def scaled(values: Array) -> Array:
+        result: Array = np.subtract(values, shift, dtype=np.float32)
+        result /= scale
+        return result
+
+    return map_steps(x, scaled)
 
 
 def denormalise(x: Array, normalisation: Normalisation, layout: Layout) -> Array:

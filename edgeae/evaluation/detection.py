@@ -7,8 +7,8 @@ import logging
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,12 +16,34 @@ from edgeae.bundle import Bundle
 from edgeae.bundle.manifest import Threshold
 from edgeae.data import Dataset, load_rows
 from edgeae.errors import InputError, MissingPackageError
+from edgeae.evaluation.baselines import (
+    FITTED,
+    SCORED,
+    Comparison,
+    compare_with_baselines,
+    divide,
+    take_some,
+    training_rows,
+)
 from edgeae.evaluation.bootstrap import Counts, bootstrap, figures
+from edgeae.evaluation.events import Events, measure_events
 from edgeae.evaluation.intervals import clopper_pearson
 from edgeae.evaluation.metrics import auroc, average_precision
 from edgeae.evaluation.thresholds import best_f1
 
-__all__ = ["AtK", "Detection", "Evaluation", "Measure", "evaluate", "measure_detection", "require_labels"]
+if TYPE_CHECKING:
+    from edgeae.runtime import Autoencoder
+
+__all__ = [
+    "AtK",
+    "Detection",
+    "Evaluation",
+    "Measure",
+    "compare_bundle",
+    "evaluate",
+    "measure_detection",
+    "require_labels",
+]
 
 _log = logging.getLogger("edgeae")
 
@@ -62,6 +84,7 @@ class Detection:
         best_f1: The best F1 that any threshold has on these rows.
         best_threshold: The threshold that has it.
         at: Precision and recall among the k highest scores.
+        events: Of a series with labels: how its anomalies, step by step, do against its labelled events.
     """
 
     threshold: Threshold
@@ -74,6 +97,7 @@ class Detection:
     best_f1: Measure
     best_threshold: float
     at: tuple[AtK, ...]
+    events: Events | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +113,7 @@ class Evaluation:
         resamples: Of the bootstrap, like the seed.
         seed: The same seed gives the same intervals.
         precisions: By name, "fp32" first.
+        baselines: The first precision beside simple baselines on these rows; None where there are too few.
     """
 
     bundle: str
@@ -99,6 +124,7 @@ class Evaluation:
     resamples: int
     seed: int
     precisions: dict[str, Detection]
+    baselines: Comparison | None = None
 
 
 def evaluate(
@@ -113,6 +139,7 @@ def evaluate(
     at: Sequence[int] = (),
     resamples: int = RESAMPLES,
     seed: int = 0,
+    run: str | os.PathLike[str] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Evaluation:
     """Score labelled rows at every precision of a bundle and say how well anomalies stand out.
@@ -130,6 +157,8 @@ def evaluate(
         resamples: How many times the rows are drawn again for the confidence intervals, at least 100. Those of recall
             and false alarms, which are shares of independent rows, are exact instead (Clopper-Pearson).
         seed: Of the drawing.
+        run: The run directory that the bundle was exported from: baselines are then fitted to its training rows.
+            Without it, to one half of the normal rows here, and compared on the other half.
         progress: Called with what is being done.
 
     Raises:
@@ -156,14 +185,20 @@ def evaluate(
     anomaly = require_labels(dataset)
     chosen = _ranks(at, len(anomaly), int(anomaly.sum()))
     found: dict[str, Detection] = {}
+    beside: Comparison | None = None
     for precision, entry in bundle.manifest.precisions.items():
         tell(f"{precision}: scoring")
         with edgeae.load(path, device=device, precision=precision, trust=trust) as model:
             scores = model.score(dataset.x)
+            if not found:
+                tell("comparing with baselines")
+                beside = compare_bundle(model, dataset, run=run)
         tell(f"{precision}: drawing {resamples} resamples")
-        found[precision] = measure_detection(
-            scores, anomaly, entry.threshold, at=chosen, resamples=resamples, seed=seed
-        )
+        made = measure_detection(scores, anomaly, entry.threshold, at=chosen, resamples=resamples, seed=seed)
+        if dataset.step_labels is not None and (dataset.step_labels == 1).any():
+            alarms = ~(scores <= np.float32(entry.threshold.value))
+            made = replace(made, events=measure_events(alarms, dataset.step_labels, dataset.steps))
+        found[precision] = made
         _compare_with_promise(precision, found[precision])
     return Evaluation(
         bundle=bundle.manifest.name,
@@ -174,6 +209,50 @@ def evaluate(
         resamples=resamples,
         seed=seed,
         precisions=found,
+        baselines=beside,
+    )
+
+
+def compare_bundle(
+    model: Autoencoder,
+    dataset: Dataset,
+    *,
+    rows: Array | None = None,
+    run: str | os.PathLike[str] | None = None,
+) -> Comparison | None:
+    """Hold a loaded bundle against simple baselines; see `compare_with_baselines`.
+
+    Args:
+        model: The bundle.
+        dataset: Rows; without labels 0 and 1 all are taken for normal.
+        rows: Places of those to look at, ascending; by default all.
+        run: See `evaluate`.
+
+    Raises:
+        InputError: if the run's rows are missing, or are not such as the bundle takes.
+    """
+    places = np.arange(len(dataset)) if rows is None else rows
+    marked = np.zeros(len(places), bool)
+    if dataset.y is not None and dataset.anomaly_labels:
+        marked = dataset.y[places] == 1
+    normal, anomalous = places[~marked], places[marked]
+    row, layout = model.manifest.input.shape, model.manifest.input.layout
+    if run is None:
+        fitted, normal = divide(normal, ordered=dataset.steps is not None)
+        known = take_some(dataset.x, fitted, FITTED)
+    else:
+        known = training_rows(run)
+        if known.shape[1:] != row:
+            raise InputError(f"{run}: its rows are of shape {known.shape[1:]}, the bundle's {row}; give its own run")
+    return compare_with_baselines(
+        known,
+        take_some(dataset.x, normal, SCORED),
+        take_some(dataset.x, anomalous, SCORED) if len(anomalous) else None,
+        score=model.score,
+        reconstruct=model.reconstruct,
+        normalisation=model.manifest.normalisation,
+        layout=layout,
+        components=model.manifest.latent_dim,
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from edgeae.errors import InputError
 from edgeae.evaluation.intervals import CONFIDENCE
+from edgeae.runtime.pareto import fit_excesses, quantile_excess, survival
 
 __all__ = ["Tail", "fit_tail"]
 
@@ -20,7 +21,6 @@ REACH: Final = 20  # how many times rarer than 1 / rows a rate may be: then the 
 HEAVY: Final = 0.5  # from this shape on the estimate's variance is infinite
 LARGEST_EXPONENT: Final = 700.0  # e to this is near the end of float64
 RESAMPLES: Final = 1_000
-STRAIGHT: Final = 1e-9  # a shape nearer to 0 than this is an exponential tail
 
 Array = np.ndarray[Any, Any]
 
@@ -48,13 +48,13 @@ class Tail:
     def quantile(self, rate: float) -> float:
         """Return the score that a share `rate` of all scores exceeds; `rate` is at most count / rows."""
         ratio = np.array([rate * self.rows / self.count])
-        place = self.start + float(_excess(ratio, np.array([self.shape]), np.array([self.scale]))[0])
+        place = self.start + float(quantile_excess(ratio, np.array([self.shape]), np.array([self.scale]))[0])
         return math.exp(min(place, LARGEST_EXPONENT)) if self.logarithmic else place
 
     def rate(self, score: float) -> float:
         """Return the share of all scores above `score`, which lies in the tail."""
         excess = np.array([(math.log(score) if self.logarithmic else score) - self.start])
-        return self.count / self.rows * float(_survival(excess, self.shape, self.scale)[0])
+        return self.count / self.rows * float(survival(excess, self.shape, self.scale)[0])
 
     def interval(self, rate: float, *, seed: int = 0) -> tuple[float, float]:
         """Return where the true rate at `quantile(rate)` is likely to be.
@@ -68,11 +68,11 @@ class Tail:
         """
         generator = np.random.default_rng(seed)
         shares = 1 - generator.random((RESAMPLES, self.count))  # in (0, 1]
-        drawn = np.sort(_excess(shares, np.array(self.shape), np.array(self.scale)), axis=1)
-        shape, scale = _probability_weighted_moments(drawn)
+        drawn = np.sort(quantile_excess(shares, np.array(self.shape), np.array(self.scale)), axis=1)
+        shape, scale = fit_excesses(drawn)
         counts = np.maximum(generator.binomial(self.rows, self.count / self.rows, RESAMPLES), 1)
-        excess = _excess(np.minimum(rate * self.rows / counts, 1), shape, scale)
-        rates = self.count / self.rows * _survival(excess, self.shape, self.scale)
+        excess = quantile_excess(np.minimum(rate * self.rows / counts, 1), shape, scale)
+        rates = self.count / self.rows * survival(excess, self.shape, self.scale)
         low, high = np.quantile(rates, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
         return float(low), float(high)
 
@@ -113,36 +113,9 @@ def fit_tail(scores: Array, fpr: float) -> Tail:
     peaks = largest[1:] - largest[0]
     if peaks[0] == peaks[-1]:
         raise InputError(f"evt: the {count} largest scores are equal, there is no tail to fit; use quantile")
-    shape, scale = _probability_weighted_moments(peaks[None])
+    shape, scale = fit_excesses(peaks[None])
     if shape[0] < HEAVY or largest[0] <= 0:
         return Tail(float(largest[0]), rows, count, float(shape[0]), float(scale[0]))
     logarithms = np.log(largest)
-    shape, scale = _probability_weighted_moments((logarithms[1:] - logarithms[0])[None])
+    shape, scale = fit_excesses((logarithms[1:] - logarithms[0])[None])
     return Tail(float(logarithms[0]), rows, count, float(shape[0]), float(scale[0]), logarithmic=True)
-
-
-def _probability_weighted_moments(peaks: Array) -> tuple[Array, Array]:
-    """Return shape and scale [b] of ascending excesses [b, m], with Hosking and Wallis's plotting positions."""
-    count = peaks.shape[1]
-    above = 1 - (np.arange(1, count + 1) - 0.35) / count
-    first, second = peaks.mean(axis=1), (above * peaks).mean(axis=1)
-    spread = np.maximum(first - 2 * second, 1e-12 * first)  # resampled peaks may all be one value
-    return 2 - first / spread, np.maximum(2 * first * second / spread, np.finfo(np.float64).tiny)
-
-
-def _excess(share: Array, shape: Array, scale: Array) -> Array:
-    """Return what a share of the excesses lies above; shares are in (0, 1], shape and scale broadcast against them."""
-    bent = np.abs(shape) >= STRAIGHT
-    safe = np.where(bent, shape, 1.0)
-    stretched: Array = scale * np.where(bent, np.expm1(-safe * np.log(share)) / safe, -np.log(share))
-    return stretched
-
-
-def _survival(excess: Array, shape: float, scale: float) -> Array:
-    """Return the shares of excesses above each of `excess`."""
-    if abs(shape) < STRAIGHT:
-        return np.exp(-excess / scale)
-    inside = np.maximum(1 + shape * excess / scale, 0)  # 0 beyond the upper bound that a shape below 0 has
-    with np.errstate(divide="ignore"):
-        survived: Array = np.exp(-np.log(inside) / shape)
-    return survived

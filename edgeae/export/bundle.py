@@ -38,16 +38,19 @@ from edgeae.bundle.manifest import (
 from edgeae.data import load_data
 from edgeae.errors import BundleError, ExportError, InputError
 from edgeae.evaluation import quantile_threshold
+from edgeae.evaluation.baselines import say
 from edgeae.export.assemble import Cores, Plan, assemble, graph_metadata
 from edgeae.export.golden import golden_file, random_rows
 from edgeae.export.graph import ir_version_for
 from edgeae.export.int8.calibrate import integer_cores
 from edgeae.export.parity import check_parity, run_graph
-from edgeae.export.quality import measure_quality, why_not
+from edgeae.export.quality import compare_graphs, measure_quality, why_not
 from edgeae.export.score_fit import ScoreChoice, choose_score, fit_score, own_rows
 from edgeae.export.scores import ScoreSpec
 from edgeae.export.source import Arithmetic, Source, load_source
 from edgeae.export.target import Target, prepare, write_beside
+from edgeae.runtime.calibrated import score_table, table_name
+from edgeae.runtime.drift import input_histograms
 
 __all__ = ["TOLERANCES", "bundle_source", "check_allowed", "export_bundle"]
 
@@ -210,6 +213,7 @@ def bundle_source(
             feature_names=made.feature_names,
             minimum=made.minimum,
             maximum=made.maximum,
+            series=made.series,
         ),
         normalisation=made.normalisation,
         latent_dim=made.network.latent_dim,
@@ -235,7 +239,8 @@ def bundle_source(
         raise ExportError(f"{reasons}; nothing is written; fp32 can always be had (--precision fp32)")
     for kind, reason in refused.items():
         _log.warning("%s is not kept: %s", kind, reason)
-    files, statistics = _files(exported, plan)
+    say(compare_graphs(made, plan, exported["fp32"].graphs))
+    files, statistics = _files(exported, plan, made)
     manifest = Manifest(
         format="edgeae-bundle",
         format_version=FORMAT_VERSION,
@@ -399,12 +404,24 @@ def _golden_rows(rows: object, row: Input) -> Array:
     return np.asarray(data.x).astype(row.dtype)
 
 
-def _files(exported: Mapping[str, _Exported], plan: Plan) -> tuple[dict[str, bytes], File | None]:
+def _input_statistics(made: Source) -> dict[str, Array]:
+    """How the values of features or channels are shared out, of which a stream's drift is seen."""
+    if made.layout not in ("vector", "TC"):
+        return {}
+    rows = [part.reshape(-1, made.row_shape[-1]) for part in (made.normal, made.training) if part is not None]
+    return input_histograms(np.concatenate(rows))
+
+
+def _files(exported: Mapping[str, _Exported], plan: Plan, made: Source) -> tuple[dict[str, bytes], File | None]:
     files = {}
     for done in exported.values():
         files.update({getattr(done.entry, role).path: data for role, data in done.graphs.items()})
         files[done.entry.golden.path] = done.golden
-    statistics = plan.score.statistics
+    statistics = plan.score.statistics | _input_statistics(made)
+    for kind, done in exported.items():
+        table = score_table(done.scores)
+        if table.size:
+            statistics[table_name(kind)] = table
     if not statistics:
         return files, None
     files["statistics.npz"] = pack_arrays(**statistics)

@@ -11,11 +11,12 @@ import numpy as np
 from edgeae.bundle.manifest import Quality
 from edgeae.data import normalise
 from edgeae.evaluation import auroc, rank_correlation
+from edgeae.evaluation.baselines import Comparison, compare_with_baselines, divide
 from edgeae.export.assemble import Plan
 from edgeae.export.parity import Parity, run_graph
 from edgeae.export.source import Source
 
-__all__ = ["MAX_AUROC_LOSS", "MAX_FLIPS", "MIN_CORRELATION", "Wanted", "measure_quality", "why_not"]
+__all__ = ["MAX_AUROC_LOSS", "MAX_FLIPS", "MIN_CORRELATION", "Wanted", "compare_graphs", "measure_quality", "why_not"]
 
 MAX_AUROC_LOSS = 0.005
 MIN_CORRELATION = 0.995
@@ -66,6 +67,35 @@ def measure_quality(
         auroc=area,
         rank_correlation=correlation,
         label_flips=flips,
+    )
+
+
+def compare_graphs(source: Source, plan: Plan, graphs: Mapping[str, bytes]) -> Comparison | None:
+    """Hold the graphs of one precision against simple baselines; see `compare_with_baselines`.
+
+    Args:
+        source: Where the rows are from: training rows, or else half of those that were given, are what baselines know.
+        plan: How the graphs were put together.
+        graphs: Bytes by role.
+    """
+    training, normal = source.training, source.normal
+    if training is None:
+        places = divide(np.arange(len(normal)), ordered=source.series is not None)
+        training, normal = (normal[part] for part in places)
+
+    def run(role: str, rows: Array) -> Array:
+        return run_graph(graphs[role], rows.astype(plan.input.dtype), batch=plan.batch)
+
+    return compare_with_baselines(
+        training,
+        normal,
+        source.anomalies,
+        score=lambda rows: run("scorer", rows),
+        reconstruct=lambda rows: run_graph(graphs["decoder"], run("encoder", rows), batch=plan.batch),
+        normalisation=source.normalisation,
+        layout=source.layout,
+        components=plan.latent_dim,
+        name=f"the score {plan.score.kind}",
     )
 
 

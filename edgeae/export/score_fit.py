@@ -24,6 +24,7 @@ __all__ = [
     "choose_score",
     "fit_score",
     "own_rows",
+    "typical_errors",
     "typical_rows",
     "whiten",
 ]
@@ -44,6 +45,7 @@ MAX_ERROR = 1e15  # its square is the largest score that the parity gate lets pa
 MAX_PROTOTYPES = 256
 ROWS_PER_PROTOTYPE = 8
 FEWEST_PER_PROTOTYPE = 3
+CONCENTRATIONS = 2
 
 WHITENED: tuple[ScoreKind, ...] = ("mahalanobis", "prototype")
 
@@ -106,11 +108,14 @@ def fit_score(kind: ScoreKind, source: Source, plan: Plan) -> ScoreSpec:
         residual = _residual(source, plan, source.training)
         if not np.abs(residual).max() <= MAX_ERROR:
             raise ExportError("score: the model's errors on normal rows overflow float32; did it diverge?")
-        centre, whitening = whiten(residual.reshape(len(residual), -1))
+        kept = np.arange(len(residual))
+        if source.trim:
+            kept = typical_errors(residual.reshape(len(residual), -1), source.trim)
+        centre, whitening = whiten(residual[kept].reshape(len(kept), -1))
         spec = ScoreSpec(kind, centre=centre.reshape(residual.shape[1:]), whitening=whitening)
         if kind == "mahalanobis":
             return spec
-        rows = normalise(source.training, source.normalisation, source.layout)
+        rows = normalise(source.training[kept], source.normalisation, source.layout)
         prototypes, spread = typical_rows(rows.reshape(len(rows), -1))
         return replace(spec, prototypes=prototypes, spread=np.full(rows.shape[1:], spread, np.float32))
     needs_rows = kind == "zscore" or (kind == "elbo" and not source.bernoulli)
@@ -119,6 +124,9 @@ def fit_score(kind: ScoreKind, source: Source, plan: Plan) -> ScoreSpec:
     if not len(source.normal):
         raise InputError(f"calibrate: the score {kind} needs normal rows to take its spread from")
     residual = _residual(source, plan, source.normal)
+    if source.trim:
+        errors = np.square(residual).reshape(len(residual), -1).mean(axis=1)
+        residual = residual[np.argsort(errors, kind="stable")[: max(1, round((1 - source.trim) * len(errors)))]]
     spread = np.sqrt(np.mean(np.square(residual), axis=0))
     overall = math.sqrt(float(np.mean(np.square(spread)))) or 1.0
     if kind == "zscore":
@@ -155,6 +163,31 @@ def whiten(residual: Array) -> tuple[Array, Array]:
     floor = SPREAD_FLOOR**2 * float(variances.mean()) or 1.0
     scaled = directions / np.sqrt(np.maximum(variances, floor))
     return centre.astype(np.float32), (scaled @ directions.T).astype(np.float32)
+
+
+def typical_errors(residual: Array, trim: float) -> Array:
+    """Return the places of errors without the share `trim` that lies farthest out.
+
+    A few anomalies among the rows, of which a trimmed network has large errors, would otherwise be what the covariance
+    describes. The distance is the whitened one of all rows first and of those kept then, as in the concentration steps
+    of Rousseeuw and Van Driessen's fast MCD (1999, https://doi.org/10.1080/00401706.1999.10485670).
+
+    Args:
+        residual: [n, values], n >= 2.
+        trim: From 0 to less than 0.5.
+
+    Example:
+        >>> errors = np.random.default_rng(0).normal(size=(100, 3))
+        >>> errors[:5] += 50
+        >>> bool((typical_errors(errors, 0.05) >= 5).all())
+        True
+    """
+    kept = np.arange(len(residual))
+    for _ in range(CONCENTRATIONS):
+        centre, whitening = whiten(residual[kept])
+        distance = np.square((residual - centre) @ whitening).mean(axis=1)
+        kept = np.sort(np.argsort(distance, kind="stable")[: max(2, round((1 - trim) * len(distance)))])
+    return kept
 
 
 def typical_rows(rows: Array) -> tuple[Array, float]:

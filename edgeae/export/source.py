@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgeae.bundle.manifest import Dtype, Input, Layout, Normalisation, NormalisationKind, Provenance
+from edgeae.bundle.manifest import Dtype, Input, Layout, Normalisation, NormalisationKind, Provenance, Series
 from edgeae.data import Dataset, fit_normalisation, load_data, load_rows, normalise
 from edgeae.errors import ExportError, InputError
 from edgeae.export.cores import Autoencoder, Network
@@ -32,6 +32,8 @@ class Source:
         anomalies: Labelled anomalies, for the AUROC at export.
         arithmetic: What the network computes in.
         training: Rows the weights were trained on, for int8 ranges; None where `normal` were given instead.
+        series: For windows of a series: how they were cut.
+        trim: Share of the training rows that may be anomalies.
     """
 
     network: Autoencoder
@@ -50,6 +52,8 @@ class Source:
     generative: bool
     provenance: Provenance | None
     arithmetic: Arithmetic = "float32"
+    series: Series | None = None
+    trim: float = 0.0
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -87,6 +91,8 @@ def from_run(run: Run, calibrate: object | None, label_column: str | None) -> So
         bernoulli=run.objective.loss == "bce",
         generative=run.config.bottleneck == "variational",
         provenance=run.provenance,
+        series=run.series,
+        trim=run.objective.trim if calibrate is None else 0.0,
     )
 
 
@@ -185,7 +191,7 @@ def _dataset(rows: object, layout: Layout | None, argument: str) -> Dataset:
 
 
 def _calibration(run: Run, calibrate: object, label_column: str | None) -> Dataset:
-    row = Input(run.config.input_shape, "float32", run.config.layout, run.feature_names)
+    row = Input(run.config.input_shape, "float32", run.config.layout, run.feature_names, series=run.series)
     try:
         if label_column is None and run.options.label_column is not None:
             with contextlib.suppress(InputError):  # rows of another file need not be labelled

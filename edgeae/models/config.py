@@ -110,5 +110,6 @@ class ObjectiveConfig:
     sparsity_weight: float = field(default=0.0, metadata=_doc("of the l1 or kl penalty"))
     beta: float = field(default=0.0, metadata=_doc("of the KL divergence from the prior; 0 unless variational"))
     beta_warmup: float = field(default=0.0, metadata=_doc("share of the epochs over which beta rises from 0"))
+    trim: float = field(default=0.0, metadata=_doc("share of each batch's rows, those of the largest losses, left out"))
     low: float = field(default=0.0, metadata=_doc("smallest normalised value among the training rows"))
     high: float = field(default=1.0, metadata=_doc("largest normalised value among the training rows"))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Final
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -11,6 +14,9 @@ from edgeae.models.config import ObjectiveConfig
 from edgeae.models.losses import corrupt, gaussian_kl, rate_kl, ssim, weight_penalty
 
 __all__ = ["Objective"]
+
+# A network that has learnt nothing yet takes rows far from the middle for anomalies, whatever they have in common.
+TRIMMED_FROM: Final = 0.1  # of the training
 
 
 class Objective(nn.Module):
@@ -40,7 +46,7 @@ class Objective(nn.Module):
         self.model = model
         self.config = config
 
-    def forward(self, x: Tensor, warmth: float = 1.0) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, done: float = 1.0) -> tuple[Tensor, Tensor]:
         """Return (loss, reconstruction loss alone), each a scalar.
 
         Randomness (corruption, sampling of the latent) comes from the global generator, in eval mode too, so that
@@ -48,7 +54,8 @@ class Objective(nn.Module):
 
         Args:
             x: float32 normalised rows [batch, *input_shape].
-            warmth: 0..1, how far the warm-up of beta has come.
+            done: 0..1, how much of the training is over: for the warm-up of beta, and trimming, which starts after
+                some of it.
         """
         config, model = self.config, self.model
         sigmoid = model.config.output_activation == "sigmoid"
@@ -56,7 +63,7 @@ class Objective(nn.Module):
         divergence = None
         if model.config.bottleneck == "variational":
             z, log_variance = (part.float() for part in model.encoder(noisy))  # each [batch, latent]
-            divergence = gaussian_kl(z, log_variance).mean() / model.config.values
+            divergence = gaussian_kl(z, log_variance) / model.config.values  # [batch]
             sample = z + torch.exp(0.5 * log_variance) * torch.randn_like(z)
             output = model.decoder(sample)
         else:
@@ -64,11 +71,16 @@ class Objective(nn.Module):
             output = model.decoder(z)
         # mixed precision ends here: a loss needs more than eight bits
         with torch.autocast(x.device.type, enabled=False):
-            reconstruction = self.reconstruction(output.float(), x)
+            output, z = output.float(), z.float()
+            if config.trim and done >= TRIMMED_FROM:
+                kept = self._typical(output.detach(), x)
+                output, z, x = output[kept], z[kept], x[kept]
+                divergence = None if divergence is None else divergence[kept]
+            reconstruction = self.reconstruction(output, x)
             loss = reconstruction
             if divergence is not None:
-                loss = loss + warmth * config.beta * self._divergence_scale(reconstruction.detach()) * divergence
-            z = z.float()
+                weight = config.beta * min(1.0, done / max(config.beta_warmup, 1e-9))
+                loss = loss + weight * self._divergence_scale(reconstruction.detach()) * divergence.mean()
             if config.sparsity == "kl" and config.sparsity_target is not None:
                 loss = loss + config.sparsity_weight * rate_kl(z, config.sparsity_target)
             if config.sparsity == "l1":
@@ -83,17 +95,33 @@ class Objective(nn.Module):
 
     def reconstruction(self, output: Tensor, x: Tensor) -> Tensor:
         """Return the reconstruction loss of the decoder's output (before its activation) against x, a scalar."""
+        if self.config.loss == "ssim":
+            return 1 - self._similarity(output, x).mean()
+        return self._difference(output, x, "mean")
+
+    def _typical(self, output: Tensor, x: Tensor) -> Tensor:
+        """Return which rows of a batch to learn from: all but the share of those with the largest losses."""
+        losses = (
+            -self._similarity(output, x)
+            if self.config.loss == "ssim"
+            else self._difference(output, x, "none").flatten(1).mean(1)
+        )
+        kept = len(x) - math.ceil(self.config.trim * len(x))
+        return torch.topk(losses, max(1, kept), largest=False, sorted=False).indices
+
+    def _difference(self, output: Tensor, x: Tensor, reduction: str) -> Tensor:
         if self.config.loss == "bce":
-            return functional.binary_cross_entropy_with_logits(output, x)
+            return functional.binary_cross_entropy_with_logits(output, x, reduction=reduction)
         x_hat = self.model.activate(output)
         if self.config.loss == "mse":
-            return functional.mse_loss(x_hat, x)
+            return functional.mse_loss(x_hat, x, reduction=reduction)
         if self.config.loss == "mae":
-            return functional.l1_loss(x_hat, x)
-        if self.config.loss == "huber":
-            return functional.huber_loss(x_hat, x)
+            return functional.l1_loss(x_hat, x, reduction=reduction)
+        return functional.huber_loss(x_hat, x, reduction=reduction)
+
+    def _similarity(self, output: Tensor, x: Tensor) -> Tensor:
         span = self.config.high - self.config.low
-        return 1 - ssim(x_hat, x, layout=self.model.config.layout, span=span).mean()
+        return ssim(self.model.activate(output), x, layout=self.model.config.layout, span=span)
 
     def _divergence_scale(self, reconstruction: Tensor) -> Tensor | float:
         if self.config.loss == "bce":

@@ -18,6 +18,7 @@ from edgeae.bundle.strict import from_plain, parse_json
 from edgeae.data import Dataset, normalise
 from edgeae.errors import InputError
 from edgeae.evaluation import auroc, average_precision
+from edgeae.evaluation.baselines import Comparison
 from edgeae.evaluation.metrics import orderable
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Facts:
         map_rows: int64 [m], places in `rows` of the rows on the latent map.
         latents: float32 [m, latent_dim].
         mse: Mean squared error of those rows in normalised space.
+        baselines: The bundle beside simple baselines on these rows.
     """
 
     source: str
@@ -58,6 +60,7 @@ class Facts:
     map_rows: Array
     latents: Array
     mse: float
+    baselines: Comparison | None = None
 
     @cached_property
     def ranking(self) -> Array:

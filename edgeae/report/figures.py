@@ -18,7 +18,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["FORMATS", "check_figure_path", "draw_reconstructions", "draw_rows", "draw_scores"]
+__all__ = [
+    "FORMATS",
+    "check_figure_path",
+    "draw_reconstructions",
+    "draw_rows",
+    "draw_scores",
+    "new_figure",
+    "save_figure",
+]
 
 FORMATS = (".png", ".svg", ".pdf")
 Array = np.ndarray[Any, Any]
@@ -87,7 +95,7 @@ def draw_reconstructions(
         figure = _lines([x, x_hat], scores, feature_names, label)
     if title:
         figure.suptitle(title, color=_INK, fontsize=11)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_rows(
@@ -103,7 +111,7 @@ def draw_rows(
         raise InputError("figure: there are no rows to draw")
     rows = rows.astype(np.float32)
     figure = _images([rows], layout, None) if layout in _IMAGES else _lines([rows], None, feature_names)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_scores(
@@ -126,7 +134,7 @@ def draw_scores(
     for name, values in finite.items():
         if not len(values):
             raise InputError(f"figure: the group {name!r} has no finite scores")
-    figure = _new_figure(7.2, 1.2 + 0.75 * len(scores))
+    figure = new_figure(7.2, 1.2 + 0.75 * len(scores))
     axes = figure.subplots(len(scores), 1, sharex=True, squeeze=False)[:, 0]
     lowest = min(float(values.min()) for values in finite.values())
     highest = max(float(values.max()) for values in finite.values())
@@ -147,10 +155,11 @@ def draw_scores(
     axes[-1].set_xlabel(f"score ({kind}), higher is more anomalous; dashed: threshold {threshold:.4g}", color=_INK)
     if title:
         figure.suptitle(title, color=_INK, fontsize=11)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _new_figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of so many inches."""
     # no pyplot: no global state, no window system, safe in threads
     from matplotlib.figure import Figure
 
@@ -162,7 +171,7 @@ def _images(kinds: Sequence[Array], layout: Layout, scores: Array | None) -> Fig
     count, height = len(kinds[0]), len(kinds)
     columns = min(count, 10)
     bands = -(-count // columns)
-    figure = _new_figure(0.95 * columns + 0.9, (1.07 * height) * bands + 0.2)
+    figure = new_figure(0.95 * columns + 0.9, (1.07 * height) * bands + 0.2)
     axes = figure.subplots(height * bands, columns, squeeze=False)
     low, high = float(np.nanmin(kinds[0])), float(np.nanmax(kinds[0]))
     for axis in axes.ravel():
@@ -203,7 +212,7 @@ def _lines(
     kinds: Sequence[Array], scores: Array | None, names: Sequence[str] | None, label: str | None = None
 ) -> Figure:
     shown = len(kinds[0])
-    figure = _new_figure(8.0, 1.1 * shown + 0.7)
+    figure = new_figure(8.0, 1.1 * shown + 0.7)
     axes = figure.subplots(shown, 1, squeeze=False, sharex=True)[:, 0]
     for index, axis in enumerate(axes):
         for rows, kind, colour, style in zip(kinds, _LABELS, _COLOURS, ("-", "--"), strict=False):
@@ -225,7 +234,8 @@ def _lines(
     return figure
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure to a .png, .svg or .pdf file, whole or not at all."""
     # metadata without dates, so that the same picture is the same file
     metadata: dict[str, Any] = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     with open_atomic(path) as file:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from xml.etree.ElementTree import Element
@@ -17,6 +19,8 @@ from edgeae.bundle.atomic import check_new, write_file
 from edgeae.bundle.manifest import Manifest
 from edgeae.data import load_rows
 from edgeae.errors import InputError, MissingPackageError
+from edgeae.evaluation.detection import compare_bundle
+from edgeae.report.baselines import baselines_section
 from edgeae.report.charts import Axis, Series, chart, histogram, number
 from edgeae.report.facts import Curves, Facts, History, gather, principal_components, read_history
 from edgeae.report.markup import definitions, document, element, figure, legend, section, short
@@ -45,6 +49,7 @@ def write_report(
     device: str = "auto",
     precision: str = "fp32",
     on_invalid: str = "raise",
+    trust: bool = False,
     force: bool = False,
 ) -> Facts:
     """Write one HTML page that shows how a bundle does on data; PyTorch is not needed.
@@ -56,7 +61,8 @@ def write_report(
         bundle: The bundle, a directory or a .zip file.
         data: Rows, with labels where there are any (0 normal, 1 anomaly; or classes): see `edgeae.data.load_data`.
         out: The .html file.
-        run: The run directory that the bundle was exported from, for its training curves.
+        run: The run directory that the bundle was exported from, for its training curves and the rows that baselines
+            are fitted to; without it those are fitted to one half of the normal rows and compared on the other.
         rows: Look at no more rows than this, a random sample that is the same every time.
         label_column: Column of a table, or array of an .npz, with labels.
         columns: Columns of a table to use.
@@ -64,6 +70,7 @@ def write_report(
         device: Where the bundle runs.
         precision: Which of its graphs.
         on_invalid: What to do with rows that hold missing or infinite values: "raise", or "flag" them as anomalies.
+        trust: Run operators that need it, as in `edgeae.load`.
         force: Replace `out` if it exists.
 
     Returns:
@@ -87,7 +94,7 @@ def write_report(
     if out.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"{out}: a report's name must end in .html")
     check_new(out, force=force, what="the report")
-    with load(bundle, device=device, precision=precision, on_invalid=on_invalid) as model:
+    with load(bundle, device=device, precision=precision, on_invalid=on_invalid, trust=trust) as model:
         missing: Literal["keep", "refuse"] = "keep" if on_invalid == "flag" else "refuse"
         row = model.manifest.input
         dataset = load_rows(data, row, label_column=label_column, columns=columns, data_dir=data_dir, missing=missing)
@@ -95,11 +102,15 @@ def write_report(
         _require("sklearn", "scikit-learn", "ROC and precision-recall", needed=dataset.anomaly_labels)
         history = None if run is None else read_history(run, model.manifest.training)
         facts = gather(model, dataset, rows=rows)
+        known = run if run is not None and (Path(run) / "reference.npz").exists() else None
+        with contextlib.suppress(ImportError):  # a thin install has no scikit-learn
+            facts = replace(facts, baselines=compare_bundle(model, dataset, rows=facts.rows, run=known))
         page = document(
             f"{short(model.manifest.name)} on {short(facts.source)}",
             _header(model, facts),
             _scores(model, facts),
             None if facts.curves is None else _separation(model, facts.curves),
+            None if facts.baselines is None else baselines_section(facts.baselines),
             reconstruction_section(model, dataset, facts),
             contribution_section(model, dataset, facts),
             _map(facts),

@@ -173,6 +173,7 @@ def bench(
     batches: Sequence[int] = (1, 8, 64, 512),
     seconds: float = 1.0,
     cold_starts: int = 5,
+    trust: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Benchmark:
     """Measure a bundle on this machine. The batch sizes take turns, so that noise meets all of them.
@@ -186,6 +187,7 @@ def bench(
         batches: Batch sizes to time.
         seconds: How long to time each batch size, and the large input.
         cold_starts: How many fresh processes to start; 0 leaves cold start and memory out.
+        trust: As in `load`.
         progress: Is told, in a word or two, what is measured next.
 
     Raises:
@@ -202,7 +204,7 @@ def bench(
         raise InputError("bench: cold_starts must not be negative")
     tell = progress or (lambda step: None)
     settings = Options.of(options)
-    with load(path, device=device, precision=precision, profile=profile, options=settings) as model:
+    with load(path, device=device, precision=precision, profile=profile, options=settings, trust=trust) as model:
         x = _many_rows(model)
         rows = len(x)
         tell("latency")
@@ -211,7 +213,7 @@ def bench(
         out = np.empty(rows, np.float32)
         (bulk,) = measure({"bulk": partial(model.score, x, out=out)}, seconds=seconds).values()
         tell("cold start and memory")
-        arguments = {"device": model.device, "precision": model.precision, "profile": profile}
+        arguments = {"device": model.device, "precision": model.precision, "profile": profile, "trust": trust}
         starts, memory = _cold_starts(model, arguments | {"options": to_plain(settings)}, rows, cold_starts)
         return Benchmark(
             bundle=model.manifest.name,
@@ -237,6 +239,7 @@ def compare(
     profile: str = "throughput",
     batches: Sequence[int] = (1, 8, 64, 512),
     seconds: float = 1.0,
+    trust: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Comparison:
     """Measure every bundle at every precision on every device in turns, so that a busy machine is busy for all of them.
@@ -248,6 +251,7 @@ def compare(
         profile: As in `load`.
         batches: Batch sizes to time.
         seconds: How long to time each contender at each batch size, and with a large input.
+        trust: As in `load`.
         progress: Is told, in a word or two, what is measured next.
 
     Raises:
@@ -266,7 +270,7 @@ def compare(
     tell = progress or (lambda step: None)
     with contextlib.ExitStack() as stack:
         models = [
-            stack.enter_context(load(path, device=device, precision=precision, profile=profile))
+            stack.enter_context(load(path, device=device, precision=precision, profile=profile, trust=trust))
             for path, precision, device in wanted
         ]
         inputs = [_many_rows(model) for model in models]

@@ -6,13 +6,13 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from edgeae.bundle.record import record
 from edgeae.errors import EdgeaeError, InputError, OutOfMemoryError
 from edgeae.runtime import process
 from edgeae.runtime.denormals import AVAILABLE, DenormalsAsZero
@@ -30,7 +30,7 @@ TENTH, SUSPECT = 10, 45
 FloatArray = np.ndarray[Any, np.dtype[np.float32]]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Path:
     """The graphs of one operation, each reading what the one before wrote, and what the first one's rows must be."""
 

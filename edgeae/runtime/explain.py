@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgeae.bundle import Manifest
+from edgeae.bundle.record import record
 from edgeae.errors import BundleError, InputError
 from edgeae.runtime.inputs import Array
 
@@ -25,7 +25,7 @@ BLOCK_VALUES = 2**20  # of the rows that are explained at a time
 MAX_PROTOTYPES = 4096  # a bundle's explanation must not take for ever
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Explanation:
     """What each value of each row contributes to the row's score.
 

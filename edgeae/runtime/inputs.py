@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 import numpy as np
 
+from edgeae.bundle.record import record
 from edgeae.errors import EdgeaeError, InputError
 
 __all__ = ["Array", "RowReader", "RowSpec", "address", "all_finite", "as_rows", "result_array"]
@@ -21,7 +21,7 @@ __all__ = ["Array", "RowReader", "RowSpec", "address", "all_finite", "as_rows", 
 Array = np.ndarray[Any, Any]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class RowSpec:
     """What rows must be.
 

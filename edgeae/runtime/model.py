@@ -6,7 +6,6 @@ import math
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
 from types import TracebackType
 from typing import Any, Literal
 
@@ -20,7 +19,7 @@ from edgeae.runtime.bulk import run_rows
 from edgeae.runtime.device import Device, choose_device
 from edgeae.runtime.explain import Explanation, contributions, reasons
 from edgeae.runtime.inputs import Array, RowReader, RowSpec, as_rows, result_array
-from edgeae.runtime.options import Options, Profile, check_profile, chunk_rows, second_level_cache
+from edgeae.runtime.options import Options, Profile, check_profile, chunk_rows, native_chunk_rows, second_level_cache
 from edgeae.runtime.session import TENSORS, Graph
 from edgeae.runtime.tuned import lookup
 
@@ -173,6 +172,11 @@ class Autoencoder:
         return self.bundle.entry(self.precision).threshold.value
 
     @property
+    def flags_invalid(self) -> bool:
+        """Whether rows that are not finite get NaN instead of an error."""
+        return self._flag
+
+    @property
     def device(self) -> str:
         """Where the model runs: "cpu", "cuda:0", ..."""
         return str(self._device)
@@ -204,9 +208,26 @@ class Autoencoder:
         """Return `decode(encode(x))`, without holding all latents at once."""
         return self._run("reconstruct", x, out)
 
-    def score(self, x: object, *, out: Array | None = None) -> FloatArray:
-        """Return the anomaly scores [n] of rows [n, *input_shape]; higher is more anomalous."""
-        return self._run("score", x, out)
+    def score(self, x: object, *, out: Array | None = None, calibrated: bool = False) -> FloatArray:
+        """Return the anomaly scores [n] of rows [n, *input_shape]; higher is more anomalous.
+
+        With `calibrated` they are 1 - p, where p is the conformal p-value among the normal rows that the threshold was
+        taken from: about the share of normal rows that score lower. Compare them with 1 - (false-alarm rate), not with
+        the threshold.
+
+        Raises:
+            InputError: with `calibrated`, if the bundle has no scores of normal rows.
+        """
+        scores = self._run("score", x, out)
+        if calibrated:
+            scores[...] = self.calibrate(scores)
+        return scores
+
+    def calibrate(self, scores: FloatArray) -> FloatArray:
+        """Return what `score(..., calibrated=True)` makes of scores [n] that are there already."""
+        from edgeae.runtime.calibrated import bundle_table, calibrated  # here, for a fast start
+
+        return calibrated(bundle_table(self.bundle.statistics(), self.precision, str(self.bundle.path)), scores)
 
     def predict(self, x: object) -> BoolArray:
         """Return bool [n]: which rows are anomalies, `not (score <= threshold)`, so that NaN is one."""
@@ -303,8 +324,7 @@ class Autoencoder:
             raise InputError(f"bind: batch must be a whole number from 1, got {batch!r}")
         if fixed is not None and batch > fixed:
             raise InputError(f"bind: batch {batch}, but the bundle was exported with a fixed batch of {fixed}")
-        paths = partial(self._path, native=bool(self._options.native) and batch <= native.MAX_ROWS)
-        return Bound(batch, fixed or batch, paths, self.threshold, self._flag)
+        return Bound(batch, fixed or batch, self._path, self.threshold, self._flag)
 
     def prepare(self, *roles: str) -> None:
         """Load and test graphs now rather than at their first use, so that the first call is as fast as the others.
@@ -343,8 +363,8 @@ class Autoencoder:
             f"precision={self.precision!r})"
         )
 
-    def _path(self, name: str, native: bool = False) -> Path:
-        graphs = tuple(self._graph(role, native) for role in ROLES[name])
+    def _path(self, name: str) -> Path:
+        graphs = tuple(self._graph(role) for role in ROLES[name])
         spec = self._z if name == "decode" else self._x
         # A smaller network runs in the time that it takes to switch denormals off and on twice; the native operators
         # switch them off themselves.
@@ -358,30 +378,30 @@ class Autoencoder:
             result = result_array(out, (len(reader.rows), *path.graphs[-1].target_shape), path.graphs[-1].target)
             if out is not None and np.may_share_memory(out, reader.rows):
                 raise InputError(f"out: lies in the memory of {path.spec.name}; pass an array of its own")
-            run_rows(path.graphs, reader, result, chunk=self._chunk, workers=self._workers, batch=self.manifest.batch)
+            chunk = self._chunk
+            if self._options.chunk is None and all(graph.native for graph in path.graphs):
+                chunk = native_chunk_rows(chunk, len(reader.rows), self._workers)
+            run_rows(path.graphs, reader, result, chunk=chunk, workers=self._workers, batch=self.manifest.batch)
         except MemoryError as problem:
             raise _out_of_memory(name, problem) from problem
         return result
 
-    def _graph(self, role: str, native: bool = False) -> Graph:
+    def _graph(self, role: str) -> Graph:
         """Return the graph of `role`, loaded and tested when it is first needed."""
         if self._process != process.current:
             process.refuse_fork()
         graphs = self._graphs
         if graphs is None:
             raise EdgeaeError(f"{self.bundle.path}: this model was closed; load it again")
-        key = f"native {role}" if native else role
-        if key in graphs:
-            return graphs[key]
+        if role in graphs:
+            return graphs[role]
         with self._lock:
-            if key not in graphs:
-                graph = Graph(
-                    self.bundle, self.precision, role, self._device, self._options, native=native, trust=self._trust
-                )
+            if role not in graphs:
+                graph = Graph(self.bundle, self.precision, role, self._device, self._options, trust=self._trust)
                 self._self_test(graph)
                 graph.shows_invalid = role == "scorer" and self._shows_invalid(graph)
-                graphs[key] = graph if graph.native else graphs.setdefault(role, graph)
-        return graphs[key]
+                graphs[role] = graph
+        return graphs[role]
 
     def _shows_invalid(self, graph: Graph) -> bool:
         """Put a value that is not finite here and there into a row: does the score always show it?
@@ -408,6 +428,13 @@ class Autoencoder:
         source, target = TENSORS[graph.role]
         rows: Array = getattr(self._golden, source)
         wanted: Array = getattr(self._golden, target)
+        self._compare(graph, rows, wanted)
+        if graph.native:  # many rows go another way there than few
+            times = 1 + 32 // len(rows)
+            self._compare(graph, np.concatenate([rows] * times), np.concatenate([wanted] * times))
+
+    def _compare(self, graph: Graph, rows: Array, wanted: Array) -> None:
+        source, target = TENSORS[graph.role]
         found = np.empty_like(wanted)
         spec = self._x if source == "x" else self._z
         run_rows(

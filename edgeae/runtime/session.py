@@ -51,7 +51,6 @@ class Graph:
         device: Device,
         options: Options,
         *,
-        native: bool = False,
         trust: bool = False,
     ) -> None:
         """Read, check and load one graph.
@@ -61,8 +60,7 @@ class Graph:
             precision: Which of the bundle's.
             role: Which graph.
             device: Where to run it.
-            options: Of the session.
-            native: Rewrite it for the native operator library, if it is a dense chain.
+            options: Of the session; with `native` it is rewritten for the operator library, if it is a dense chain.
             trust: Allow operators that are run on request only.
 
         Raises:
@@ -90,7 +88,7 @@ class Graph:
             trust=trust,
         )
         self._check_metadata(info.metadata, bundle, precision)
-        rewritten = rewrite(data) if native else None
+        rewritten = rewrite(data) if options.native else None
         self.native = rewritten is not None
         self.recording_session: Callable[[], Any] | None = None
         if device.kind == "cuda" and str(options.provider.get("enable_cuda_graph", "1")).lower() not in ("0", "false"):

@@ -21,7 +21,7 @@ from edgeae.bundle import Bundle
 from edgeae.errors import InputError
 from edgeae.runtime.device import choose_device
 from edgeae.runtime.model import Autoencoder, load
-from edgeae.runtime.native import find_library
+from edgeae.runtime.native import find_library, rewrite
 from edgeae.runtime.options import Profile, available_cores, chunk_rows
 from edgeae.runtime.tuned import Choice, Trial, Tuning, tuning_key
 from edgeae.timing import measure
@@ -44,6 +44,7 @@ def tune(
     device: str = "auto",
     precisions: Sequence[str] | None = None,
     seconds: float = 30.0,
+    trust: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Tuning:
     """Measure how a bundle runs best on this device; `edgeae.runtime.tuned.store` keeps the result for `edgeae.load`.
@@ -53,6 +54,7 @@ def tune(
         device: As in `edgeae.load`.
         precisions: Which of the bundle's precisions to try; all that it has and the device runs if None.
         seconds: About how long to measure, in all.
+        trust: As in `edgeae.load`.
         progress: Is told, in a word or two, what is measured next.
 
     Raises:
@@ -79,18 +81,20 @@ def tune(
     with ExitStack() as stack:
 
         def opened(precision: str, profile: Profile, choice: Choice) -> Autoencoder:
-            model = load(path, device=device, precision=precision, profile=profile, options=choice.options())
+            settings = choice.options()
+            model = load(path, device=device, precision=precision, profile=profile, options=settings, trust=trust)
             return stack.enter_context(model)
 
         model = opened(names[0], "throughput", Choice())
         rows = bundle.golden(names[0]).x
+        natives = [] if on_gpu else [name for name in names if _is_native(bundle, name)]
         tell("latency")
         latency = _race(
             "latency",
             {
                 (name, choice): partial(opened(name, "latency", choice).bind().score, rows[0])
                 for name in names
-                for choice in _latency_choices(on_gpu=on_gpu)
+                for choice in _latency_choices(on_gpu=on_gpu, native=name in natives)
             },
             rows=1,
             seconds=0.3 * seconds,
@@ -105,6 +109,7 @@ def tune(
 
         tell("rows per call")
         candidates = [(name, Choice(chunk=chunk)) for name in names for chunk in chunks]
+        candidates += [(name, choice) for name in natives for choice in _native_choices(chunks)]
         timed = {candidate: bulk(*candidate) for candidate in candidates}
         by_chunk = _race("throughput", timed, rows=len(x), seconds=0.4 * seconds)
         tell("workers and threads")
@@ -135,11 +140,15 @@ def _mind_load() -> None:
         )
 
 
-def _latency_choices(*, on_gpu: bool) -> list[Choice]:
+def _is_native(bundle: Bundle, precision: str) -> bool:
+    return find_library() is not None and rewrite(bundle.graph(precision, "scorer")) is not None
+
+
+def _latency_choices(*, on_gpu: bool, native: bool) -> list[Choice]:
     choices = [Choice()]
     if not on_gpu:
         choices.append(Choice(prepack=False))
-        if find_library() is not None:
+        if native:
             choices.append(Choice(native=True))
         if available_cores() > 1:
             choices.append(Choice(threads=1))
@@ -152,10 +161,18 @@ def _chunks(usual: int) -> list[int]:
     return [max(1, usual * 4**power // 16) for power in range(5)]
 
 
+def _native_choices(chunks: Sequence[int]) -> list[Choice]:
+    """Return the operator library with as many rows per call as suit it, and with fixed numbers of them."""
+    larger = sorted(chunks)[len(chunks) // 2 :] if len(chunks) > 1 else []
+    return [Choice(native=True), *(Choice(native=True, chunk=chunk) for chunk in larger)]
+
+
 def _worker_choices(best: Choice, *, on_gpu: bool) -> list[Choice]:
     cores = available_cores()
     choices = [best]
-    if not on_gpu:
+    if best.native:  # one thread runs the whole network
+        choices += [replace(best, workers=1)] if cores > 1 else []
+    elif not on_gpu:
         choices.append(replace(best, prepack=False))
         if cores > 1:
             one = replace(best, workers=1)

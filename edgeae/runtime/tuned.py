@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 
 from edgeae import __version__
 from edgeae.bundle.atomic import write_file
+from edgeae.bundle.record import record
 from edgeae.bundle.strict import from_plain, parse_json, to_json
 from edgeae.cache import cache_path
 from edgeae.errors import EdgeaeError, InputError
@@ -25,7 +26,7 @@ __all__ = ["Choice", "Trial", "Tuning", "lookup", "store", "tuning_key"]
 _logger = logging.getLogger("edgeae")
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Choice:
     """Settings that change how fast a model runs and not what it computes.
 
@@ -35,7 +36,7 @@ class Choice:
         threads: Of ONNX Runtime, within one call; None leaves it to the profile.
         spin: Whether its idle threads wait busily.
         prepack: Whether ONNX Runtime rearranges weights when it loads them.
-        native: Whether bound rows run on the operator library; see `edgeae.runtime.native`.
+        native: Whether dense models run on the operator library; see `edgeae.runtime.native`.
     """
 
     workers: int | None = None
@@ -60,7 +61,7 @@ class Choice:
         return ", ".join(f"{name} {_word(value)}" for name, value in changed.items()) or "default"
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Trial:
     """One candidate and how it did.
 
@@ -79,7 +80,7 @@ class Trial:
     p10: float
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Tuning:
     """What was measured and chosen for a bundle on a machine.
 
@@ -100,13 +101,9 @@ class Tuning:
     trials: tuple[Trial, ...]
 
     def options(self, profile: Profile, precision: str) -> Options:
-        """Return the settings for a profile and a precision; the default ones where nothing was measured.
-
-        The operator library serves bound rows only, so that choice is the one for latency in both profiles.
-        """
-        bound = self.latency.get(precision, Choice())
-        many = self.throughput.get(precision, Choice())
-        return (bound if profile == "latency" else replace(many, native=bound.native)).options()
+        """Return the settings for a profile and a precision; the default ones where nothing was measured."""
+        chosen = self.latency if profile == "latency" else self.throughput
+        return chosen.get(precision, Choice()).options()
 
 
 def lookup(digest: str, device: str) -> Tuning | None:

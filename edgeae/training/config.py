@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from edgeae.bundle.manifest import Layout, NormalisationKind
+from edgeae.bundle.manifest import Layout, NormalisationKind, StepLabel
 from edgeae.bundle.strict import from_plain
 from edgeae.errors import InputError
 from edgeae.models.config import (
@@ -86,6 +86,7 @@ class TrainConfig:
     sparsity_weight: float | None = _option(None, "weight of the l1 or kl sparsity penalty")
     beta: float = _option(1.0, "weight of the KL term of a variational bottleneck")
     beta_warmup: float = _option(0.2, "share of the epochs over which beta rises from 0")
+    trim: float = _option(0.0, "share of the training rows that may be anomalies: the largest losses are left out")
     normalise: NormalisationKind | None = _option(
         None, "none, minmax, standard or robust; fitted on training rows", section="Data"
     )
@@ -95,6 +96,12 @@ class TrainConfig:
     missing: Literal["refuse", "mean", "median", "zero"] = _option("refuse", "what to do with missing values")
     train_on: Literal["normal", "all"] = _option("normal", "with 0/1 labels: train on rows labelled 0, or on all")
     data_dir: str | None = _option(None, "folder with the files of a named data set", path=True)
+    window: int | None = _option(None, "DATA is a series: cut windows of so many steps", section="Series")
+    stride: int = _option(1, "steps from one window to the next")
+    time: str | None = _option(None, "column with timestamps, where it is not plain; it is no feature")
+    resample: str | None = _option(None, "make regular steps so far apart, such as 5min, from rows at any times")
+    gaps: Literal["refuse", "split"] = _option("refuse", "missing steps: refuse them, or split the series there")
+    window_label: StepLabel = _option("any", "a window is an anomaly if any of its steps, or its last one, is")
     validation: float = _option(0.1, "share of the rows held out to choose the best epoch and the threshold")
     epochs: int | None = _option(None, "passes over the training rows", section="Loop")
     batch_size: int | None = _option(None, "rows per step")

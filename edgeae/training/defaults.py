@@ -123,6 +123,7 @@ def resolve(config: TrainConfig, facts: Facts) -> Plan:
         sparsity_weight=config.sparsity_weight or 0.0,
         beta=config.beta if config.bottleneck == "variational" else 0.0,
         beta_warmup=config.beta_warmup if config.bottleneck == "variational" else 0.0,
+        trim=config.trim,
     )
     return Plan(model, objective, config)
 
@@ -166,6 +167,7 @@ def _check_numbers(config: TrainConfig) -> None:
     require("hidden", all(width >= 1 for width in config.hidden or ()), "widths of at least 1")
     require("dropout", 0 <= config.dropout < 1, "from 0 to less than 1")
     require("beta_warmup", 0 <= config.beta_warmup <= 1, "a share of the epochs from 0 to 1")
+    require("trim", 0 <= config.trim < 0.5, "a share of the rows from 0 to less than 0.5, for instance 0.05")
     require("validation", 0 < config.validation < 1, "a share of the rows between 0 and 1, for instance 0.1")
     share = config.noise in ("salt_and_pepper", "masking")
     require("noise_level", not share or (config.noise_level or 0) <= 1, "a share of the values from 0 to 1")

@@ -59,7 +59,7 @@ def epochs(loop: Loop, first: int = 0, on_step: Callable[[], None] = lambda: Non
     Losses are added up on the device and fetched once per epoch. Nothing here judges them: they may not be finite.
     """
     fabric, optimizer, options = loop.fabric, loop.optimizer, loop.options
-    total, warmup = chosen(options.epochs), max(loop.objective.config.beta_warmup, 1e-9)
+    total = chosen(options.epochs)
     for epoch in range(first, total):
         started = time.perf_counter()
         # all randomness of an epoch follows from here, which is why a resumed run equals an uninterrupted one
@@ -75,7 +75,7 @@ def epochs(loop: Loop, first: int = 0, on_step: Callable[[], None] = lambda: Non
             rate = learning_rate(chosen(options.lr), chosen(options.schedule), done)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            loss, reconstruction = loop.module(loop.training.take(part), min(1.0, done / warmup))
+            loss, reconstruction = loop.module(loop.training.take(part), done)
             optimizer.zero_grad()
             fabric.backward(loss)
             if options.clip_norm:

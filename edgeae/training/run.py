@@ -8,7 +8,7 @@ import io
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -21,11 +21,12 @@ from torch import Tensor
 
 from edgeae.bundle.atomic import recovered, write_directory
 from edgeae.bundle.bundle import pack_arrays
-from edgeae.bundle.manifest import Dtype, Normalisation, Provenance
+from edgeae.bundle.manifest import Dtype, Normalisation, Provenance, Series
 from edgeae.bundle.strict import from_plain, parse_json, to_json
 from edgeae.data.dataset import Array
 from edgeae.data.npz import DAMAGED, array_names, read_array
 from edgeae.errors import InputError
+from edgeae.evaluation.baselines import Comparison
 from edgeae.models.autoencoder import Autoencoder
 from edgeae.models.config import ModelConfig, ObjectiveConfig
 from edgeae.training.config import TrainConfig
@@ -57,6 +58,7 @@ class Results:
         active_units: Of a variational latent: units whose mean varies by more than 0.01 (Burda et al., 2016,
             https://arxiv.org/abs/1509.00519).
         stopped: Why it ended.
+        baselines: The reconstruction error beside simple baselines; None where there are too few rows.
     """
 
     epochs: int
@@ -70,6 +72,7 @@ class Results:
     active_share: float | None
     active_units: int | None
     stopped: Stopped
+    baselines: Comparison | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ class RunRecord:
     maximum: float
     provenance: Provenance
     results: Results
+    series: Series | None = field(default=None, kw_only=True)  # for windows: how they were cut
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,7 @@ class Run(RunRecord):
         maximum: Largest value.
         provenance: Where the weights come from.
         results: How training went.
+        series: For windows of a series: how they were cut, or None.
 
     Example:
         >>> run = Run.load("run")  # doctest: +SKIP

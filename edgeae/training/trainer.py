@@ -24,8 +24,12 @@ from edgeae.bundle.atomic import check_new
 from edgeae.bundle.manifest import Normalisation, Provenance
 from edgeae.data import Dataset, describe_dataset, digest_rows, fit_normalisation, load_data, normalise, split_rows
 from edgeae.data.dataset import Array, describe_constants, row_blocks
+from edgeae.data.series import Windowing
+from edgeae.data.windows import map_steps, split_windows, take_rows
 from edgeae.errors import DeviceError, InputError, TrainingError
+from edgeae.evaluation.baselines import say
 from edgeae.models.autoencoder import Autoencoder
+from edgeae.training.beside import compare_network
 from edgeae.training.config import TrainConfig, chosen
 from edgeae.training.defaults import Facts, Plan, check_range, resolve
 from edgeae.training.fit import Job, Outcome, fit, fit_apart
@@ -34,7 +38,7 @@ from edgeae.training.progress import Epoch
 from edgeae.training.resume import State, check_rate, check_state, merge_options, read_state, state_path
 from edgeae.training.run import FORMAT_VERSION, Results, Run, RunRecord, sample_reference, write_run
 
-__all__ = ["train"]
+__all__ = ["load_training_data", "train"]
 
 log = logging.getLogger("edgeae")
 
@@ -104,14 +108,7 @@ def train(
         check_new(out, force=force, what="the run directory", holds="model.json")
         check_state(out, force=force)
     fabric = _fabric(wanted)
-    dataset = load_data(
-        data,
-        data_dir=wanted.data_dir,
-        label_column=wanted.label_column,
-        columns=wanted.columns,
-        missing=wanted.missing,
-        layout=wanted.layout,
-    )
+    dataset = load_training_data(data, wanted)
     log.info("%s: %s", dataset.source, describe_dataset(dataset))
     rows = _split(dataset, wanted)
     prepared = _prepare(rows, dataset, wanted)
@@ -128,9 +125,17 @@ def train(
     else:
         state_path(out).unlink(missing_ok=True)  # of a run that this one replaces
     state, outcome = _launch(fabric, job, progress, out)
+    job.model.load_state_dict(state.best_weights)
     record = _record(rows, prepared, dataset, state, outcome)
+    if fabric.is_global_zero:
+        beside = compare_network(
+            job.model.eval(), rows.train, rows.validation, rows.anomalies, prepared.normalisation, dataset.layout
+        )
+        record = replace(record, results=replace(record.results, baselines=beside))
     _report(record)
-    if not outcome.validation_mse < outcome.variance:
+    if outcome.validation_mse < outcome.variance:
+        say(record.results.baselines)
+    else:
         log.warning("the model reconstructs no better than the mean of its rows would; a lower lr may help")
     if prepared.plan.model.bottleneck != "sparse" and prepared.plan.model.latent_dim >= prepared.plan.model.values:
         log.warning(
@@ -151,8 +156,24 @@ def train(
             force=force or resume,
         )
         state_path(out).unlink(missing_ok=True)
-    job.model.load_state_dict(state.best_weights)
-    return Run(**vars(record), path=out, model=job.model.eval())
+    return Run(**vars(record), path=out, model=job.model)
+
+
+def load_training_data(data: Any, options: TrainConfig) -> Dataset:
+    """Load what `train` trains on: rows, or windows of a series, as the options say.
+
+    Raises:
+        InputError: for data that cannot be used, and for options of series where there is none.
+    """
+    return load_data(
+        data,
+        data_dir=options.data_dir,
+        label_column=options.label_column,
+        columns=options.columns,
+        missing=options.missing,
+        layout=options.layout,
+        windows=_windowing(options),
+    )
 
 
 @dataclass(frozen=True)
@@ -192,8 +213,35 @@ def _split(dataset: Dataset, options: TrainConfig) -> _Rows:
     constants = describe_constants(dataset.x, dataset.feature_names) if dataset.layout == "vector" else None
     if constants:
         log.warning("%s: %s: nothing to learn there; leave it out with --columns=-NAME", dataset.source, constants)
-    training, held_out = split_rows(len(usable), options.validation, options.seed)
-    return _Rows(dataset.x[usable[training]], dataset.x[usable[held_out]], anomalies)
+    if dataset.series is None or dataset.steps is None:
+        training, held_out = split_rows(len(usable), options.validation, options.seed)
+    else:
+        length, stride = dataset.row_shape[0], dataset.series.stride
+        training, held_out = split_windows(dataset.steps[usable], length, stride, options.validation)
+    train, validation = (_writable(take_rows(dataset.x, usable[rows])) for rows in (training, held_out))
+    return _Rows(train, validation, anomalies)
+
+
+def _writable(x: Array) -> Array:
+    """Return rows as PyTorch takes them: not those of a file's read-only map."""
+    return x if x.flags.writeable else map_steps(x, np.array)
+
+
+def _windowing(options: TrainConfig) -> Windowing | None:
+    if options.window is None:
+        unset = TrainConfig()
+        for name in ("stride", "time", "resample", "gaps", "window_label"):
+            if getattr(options, name) != getattr(unset, name):
+                raise InputError(f"{name} is for series: say how many steps a window has, such as --window 64")
+        return None
+    return Windowing(
+        options.window,
+        stride=options.stride,
+        time=options.time,
+        resample=options.resample,
+        gaps=options.gaps,
+        label=options.window_label,
+    )
 
 
 def _say_ignored(dataset: Dataset, labels: Array, options: TrainConfig) -> None:
@@ -308,6 +356,7 @@ def _record(rows: _Rows, prepared: _Prepared, dataset: Dataset, state: State, ou
         options=state.options,
         normalisation=prepared.normalisation,
         feature_names=dataset.feature_names,
+        series=dataset.series,
         input_dtype="uint8" if dataset.x.dtype == np.uint8 else "float32",
         minimum=prepared.minimum,
         maximum=prepared.maximum,

@@ -1,12 +1,12 @@
-"""One to a few rows at a time, faster than ONNX Runtime's own operators: a whole dense network as one node.
+"""Dense networks, faster than ONNX Runtime's own operators: a whole network as one node.
 
 The node is an operator of a small C++ library (runtime/cpp/ops) that is used only where it has been built:
 
     python -m edgeae.runtime.native build --onnxruntime-include DIR
 
-and only where it was asked for: `edgeae.load(..., options={"native": True})`. A model's `bind(n)` with n up to MAX_ROWS
-then runs a graph that is written in memory from the bundle's own, which stays the default, the truth and the one for
-many rows. Every rewritten graph must give the bundle's golden results before it answers.
+and only where asked for (`edgeae.load(..., options={"native": True})`) or chosen by `edgeae tune`. The model
+then runs graphs that are written in memory from the bundle's own, which stay the default and the truth: every rewritten
+graph must give the bundle's golden results, for a few rows and for many, before it answers.
 
 At int8 the integers are those of the bundle's int8 graph, with its scales: scores differ from it by rounding only, so
 that its threshold holds. A graph that is no dense chain runs as it is.
@@ -21,10 +21,7 @@ from edgeae.bundle.protobuf import parse_model
 from edgeae.errors import EdgeaeError
 from edgeae.runtime.native.library import COMMAND, find_library
 
-__all__ = ["MAX_ROWS", "find_library", "register", "require", "rewrite"]
-
-MAX_ROWS = 8
-"""The largest batch for which `bind` uses the rewritten graph: so many rows share one fetching of the weights."""
+__all__ = ["find_library", "register", "require", "rewrite"]
 
 
 def rewrite(data: bytes, *, int8: bool = False) -> bytes | None:

@@ -34,22 +34,25 @@ class Quantised:
         scale: Of each output's weights, float32 [out]; 0: chosen from the largest.
         input_scale: Of the layer's input; 0: chosen anew for every row.
         input_zero: The zero point of the input, 0 to 255.
+        input_factor: What multiplies the input before it becomes integers, float32 [in]; None: nothing.
     """
 
     scale: Array
     input_scale: float
     input_zero: int
+    input_factor: Array | None = None
 
 
 @dataclass(frozen=True)
 class Layer:
-    """`activation(x @ weight.T + bias)`.
+    """`activation(x @ weight.T + bias)`, of which the largest values are kept.
 
     Attributes:
         weight: float32 [out, in].
         bias: float32 [out].
         activation: "linear", "relu", "leaky_relu", "elu", "gelu", "silu", "tanh" or "sigmoid".
         alpha: Of leaky_relu and elu.
+        keep: How many values stay, and what ties with the smallest of them; the others become 0. 0: all stay.
         quantised: For int8.
     """
 
@@ -57,7 +60,38 @@ class Layer:
     bias: Array
     activation: str = "linear"
     alpha: float = 0.0
+    keep: int = 0
     quantised: Quantised | None = None
+
+
+@dataclass(frozen=True)
+class Distance:
+    """The part of a score that grows with the distance of `u = (x - middle) * spread` from the nearest prototype.
+
+    It is `factor * sum(u²) + min(u @ weight.T + bias)`; middle and spread are constants of the chain.
+
+    Attributes:
+        layer: Its weight is [prototypes, values of a row].
+        factor: Of the sum.
+    """
+
+    layer: Layer
+    factor: float
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """The part of a score that latents with a variance give: `factor * sum(mean² + exp(v) - v)`.
+
+    Attributes:
+        layer: Which layer (from 0) gives the means, then as many log variances v; the next one reads the means.
+        factor: Of the sum.
+        bound: v is `bound * tanh(output / bound)`; 0: the output.
+    """
+
+    layer: int
+    factor: float
+    bound: float
 
 
 @dataclass(frozen=True)
@@ -66,18 +100,26 @@ class Chain:
 
     Attributes:
         layers: At least one; all of them quantised, or none.
-        constants: "shift", "factor", "weight", "out_factor", "out_shift" -> float32 [values of a row], those there are.
-            `weight` multiplies the difference of which the score is made.
+        constants: "shift", "factor", "weight", "middle", "spread", "out_factor", "out_shift" -> float32 [values of a
+            row], those there are. `weight` multiplies the difference of which the score is made.
         score: "none", "squared", "absolute" or "cross_entropy": what is added up over a row.
         score_factor: What the sum is multiplied by.
+        score_shift: What is added to the score.
         clip: For cross_entropy: the input may lie outside 0..1.
+        whitening: For squared: what the difference goes through, never quantised.
+        distance: A second part of the score.
+        divergence: A third one.
     """
 
     layers: tuple[Layer, ...]
     constants: Mapping[str, Array]
     score: str = "none"
     score_factor: float = 1.0
+    score_shift: float = 0.0
     clip: bool = False
+    whitening: Layer | None = None
+    distance: Distance | None = None
+    divergence: Divergence | None = None
 
 
 def quantised(chain: Chain) -> Chain:
@@ -101,7 +143,11 @@ def to_model(chain: Chain, model: Mapping[str, Any]) -> bytes:
     )
     numbers = [chain.constants[name] for name in chain.constants]
     for layer in chain.layers:
-        numbers += [layer.weight, layer.bias, *([layer.quantised.scale] if layer.quantised else [])]
+        numbers += [layer.weight, layer.bias]
+        if layer.quantised is not None:
+            numbers += [each for each in (layer.quantised.scale, layer.quantised.input_factor) if each is not None]
+    for tail in (chain.whitening, chain.distance and chain.distance.layer):
+        numbers += [tail.weight, tail.bias] if tail else []
     flat = np.concatenate([part.reshape(-1) for part in numbers]).astype("<f4")
     node = {
         "inputs": [source["name"], "constants"],
@@ -127,7 +173,7 @@ def to_model(chain: Chain, model: Mapping[str, Any]) -> bytes:
 
 
 def _attributes(chain: Chain, row: list[int], out_row: list[int]) -> dict[str, tuple[str, Any]]:
-    layers = chain.layers
+    layers, distance, divergence = chain.layers, chain.distance, chain.divergence
     integers = [layer.quantised for layer in layers if layer.quantised is not None]
     widths = [math.prod(row), *(len(layer.bias) for layer in layers)]
     found: dict[str, tuple[str, Any]] = {
@@ -136,15 +182,24 @@ def _attributes(chain: Chain, row: list[int], out_row: list[int]) -> dict[str, t
         "widths": ("ints", widths),
         "activations": ("string", ",".join(layer.activation for layer in layers)),
         "alphas": ("floats", [layer.alpha for layer in layers]),
+        "keeps": ("ints", [layer.keep for layer in layers]),
         "score": ("string", chain.score),
         "score_factor": ("float", chain.score_factor),
+        "score_shift": ("float", chain.score_shift),
         "clip": ("int", int(chain.clip)),
+        "whitened": ("int", int(chain.whitening is not None)),
+        "prototypes": ("int", len(distance.layer.bias) if distance else 0),
+        "distance_factor": ("float", distance.factor if distance else 0.0),
+        "gaussian": ("int", divergence.layer + 1 if divergence else 0),
+        "divergence_factor": ("float", divergence.factor if divergence else 0.0),
+        "log_variance_bound": ("float", divergence.bound if divergence else 0.0),
         "constants": ("string", ",".join(chain.constants)),
         "int8": ("int", int(bool(integers))),
     }
     if integers:
         found["input_scales"] = ("floats", [each.input_scale for each in integers])
         found["input_zeros"] = ("ints", [each.input_zero for each in integers])
+        found["evened"] = ("ints", [int(each.input_factor is not None) for each in integers])
     return found
 
 

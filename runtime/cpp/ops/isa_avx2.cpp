@@ -15,7 +15,7 @@ struct Avx2 {
     typedef float F __attribute__((vector_size(32)));
     typedef std::int32_t I __attribute__((vector_size(32)));
     using Q = std::int16_t;
-    static constexpr int lanes = 8, vectors = 4, rows = 3, group = 2, offset = 0;
+    static constexpr int lanes = 8, vectors = 4, rows = 3, tile = 3, group = 2, offset = 0, matrix_side = 0;
 
     static EDGEAE_INLINE __m256i weights(const std::int8_t* from) {
         return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));

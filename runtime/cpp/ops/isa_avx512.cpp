@@ -14,7 +14,7 @@ struct Avx512 {
     typedef float F __attribute__((vector_size(64)));
     typedef std::int32_t I __attribute__((vector_size(64)));
     using Q = std::int16_t;
-    static constexpr int lanes = 16, vectors = 4, rows = 4, group = 2, offset = 0;
+    static constexpr int lanes = 16, vectors = 4, rows = 4, tile = 6, group = 2, offset = 0, matrix_side = 0;
 
     static EDGEAE_INLINE __m512i weights(const std::int8_t* from) {
         return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));

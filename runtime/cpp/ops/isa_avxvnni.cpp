@@ -14,7 +14,7 @@ struct AvxVnni {
     typedef float F __attribute__((vector_size(32)));
     typedef std::int32_t I __attribute__((vector_size(32)));
     using Q = std::uint8_t;
-    static constexpr int lanes = 8, vectors = 4, rows = 3, group = 4, offset = 0;
+    static constexpr int lanes = 8, vectors = 4, rows = 3, tile = 3, group = 4, offset = 0, matrix_side = 0;
 
     static EDGEAE_INLINE __m256i weights(const std::int8_t* from) { return load<__m256i>(from); }
     static EDGEAE_INLINE I dot(I sum, __m256i weight, const Q* q) {

@@ -6,7 +6,7 @@
 #if defined(__clang__)
 #define EDGEAE_TARGET "dotprod"
 #else
-#define EDGEAE_TARGET "+dotprod"
+#define EDGEAE_TARGET "arch=armv8.2-a+dotprod"
 #endif
 #include "select.hpp"
 
@@ -19,7 +19,7 @@ struct Dotprod {
     typedef float F __attribute__((vector_size(16)));
     typedef std::int32_t I __attribute__((vector_size(16)));
     using Q = std::int8_t;
-    static constexpr int lanes = 4, vectors = 4, rows = 4, group = 4, offset = 128;
+    static constexpr int lanes = 4, vectors = 4, rows = 4, tile = 6, group = 4, offset = 128, matrix_side = 0;
 
     static EDGEAE_INLINE int8x16_t weights(const std::int8_t* from) { return vld1q_s8(from); }
     static EDGEAE_INLINE I dot(I sum, int8x16_t weight, const Q* q) {
@@ -28,7 +28,9 @@ struct Dotprod {
     }
     static EDGEAE_INLINE void narrow(Q* to, F value) {
         const int32x4_t whole = vsubq_s32(vcvtnq_s32_f32((float32x4_t)value), vdupq_n_s32(offset));
-        for (int i = 0; i < lanes; ++i) to[i] = static_cast<Q>(((I)whole)[i]);
+        const int16x4_t words = vmovn_s32(whole);
+        const int8x8_t bytes = vmovn_s16(vcombine_s16(words, words));
+        __builtin_memcpy(to, &bytes, lanes);
     }
 };
 

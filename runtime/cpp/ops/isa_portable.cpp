@@ -10,7 +10,7 @@ struct Portable {
     typedef std::int16_t Words __attribute__((vector_size(8)));
     typedef std::int8_t Bytes __attribute__((vector_size(4)));
     using Q = std::int16_t;
-    static constexpr int lanes = 4, vectors = 4, rows = 2, group = 1, offset = 0;
+    static constexpr int lanes = 4, vectors = 4, rows = 2, tile = 2, group = 1, offset = 0, matrix_side = 0;
 
     static EDGEAE_INLINE Words weights(const std::int8_t* from) {
         return __builtin_convertvector(load<Bytes>(from), Words);

@@ -228,6 +228,16 @@ EDGEAE_INLINE void multiply(const Panel<M>& panel, int vectors_left, int rows_le
     multiply_rows<M, vectors>(panel, rows_left);
 }
 
+// Of a scale; of zero, or of a number so small that it would overflow: zero.
+EDGEAE_INLINE float reciprocal(float scale) { return scale > 1e-37f ? 1.0f / scale : 0.0f; }
+
+template <class M>
+EDGEAE_INLINE void narrow(typename M::Q* to, typename M::F value) {
+    using F = typename M::F;
+    value = value > F{} ? value : F{};  // NaN becomes 0: low bounds compare first here, unlike at_least
+    M::narrow(to, Math<M>::at_most(value, Math<M>::all(255.0f)));
+}
+
 // Quantise one row of `size` numbers whose padding is readable, and return its scale.
 template <class M>
 float quantise(const Layer& layer, const float* x, typename M::Q* q) {
@@ -251,15 +261,12 @@ float quantise(const Layer& layer, const float* x, typename M::Q* q) {
         }
         scale = found / steps;
     }
-    // A row of zeros, or of numbers so small that the reciprocal overflows, is zero.
-    const float inverse = scale > 1e-37f ? 1.0f / scale : 0.0f;
+    const float inverse = reciprocal(scale);
     const F zero = A::all(static_cast<float>(layer.input_zero));
     for (int i = 0; i < size; i += M::lanes) {
-        // NaN becomes 0: low bounds compare first here, unlike at_least
-        F value = load<F>(x + i) * inverse + zero;
-        value = value > F{} ? value : F{};
-        value = A::at_most(value, A::all(255.0f));
-        M::narrow(q + i, value);
+        F value = load<F>(x + i);
+        if (layer.input_factor != nullptr) value *= load<F>(layer.input_factor + i);
+        narrow<M>(q + i, value * inverse + zero);
     }
     return scale;  // q is written to whole vectors, so to whole groups; the weights of what is beyond `size` are zero
 }
@@ -305,55 +312,17 @@ void activate(const Layer& layer, float* y) {
     }
 }
 
-template <class M, Score kind>
-float error_as(const Chain& chain, const float* x, const float* y) {
-    using F = typename M::F;
-    using A = Math<M>;
-    F total{};
-    for (int i = 0; i < chain.width; i += M::lanes) {
-        const F target = load<F>(x + i), out = load<F>(y + i);
-        if constexpr (kind == Score::cross_entropy) {
-            F inside = target;
-            if (chain.clip) {
-                inside = A::at_most(A::at_least(target, F{}), A::all(1.0f));
-                total += (target - inside) * (target - inside);
-            }
-            total += A::softplus(out) - inside * out;
-        } else {
-            F difference = target - out;
-            if (chain.weight != nullptr) difference *= load<F>(chain.weight + i);
-            total += kind == Score::absolute ? A::magnitude(difference) : difference * difference;
-        }
-    }
-    return A::sum(total) * chain.score_factor;
-}
+}  // namespace
+}  // namespace edgeae::ops
 
-// The padding of x is zero; y's gets what adds nothing.
-template <class M>
-float error(const Chain& chain, const float* x, float* y) {
-    for (int i = chain.width; i < padded(chain.width); ++i) y[i] = chain.score == Score::cross_entropy ? -200.0f : 0.0f;
-    switch (chain.score) {
-        case Score::squared: return error_as<M, Score::squared>(chain, x, y);
-        case Score::absolute: return error_as<M, Score::absolute>(chain, x, y);
-        default: return error_as<M, Score::cross_entropy>(chain, x, y);
-    }
-}
+#include "sparse.hpp"
 
-template <class M>
-void finish(const Chain& chain, float* y, float* out) {
-    using F = typename M::F;
-    for (int i = 0; i < chain.out_width; i += M::lanes) {
-        F value = load<F>(y + i);
-        if (chain.out_factor != nullptr) value *= load<F>(chain.out_factor + i);
-        if (chain.out_shift != nullptr) value += load<F>(chain.out_shift + i);
-        store(y + i, value);
-    }
-    __builtin_memcpy(out, y, sizeof(float) * static_cast<std::size_t>(chain.out_width));
-}
+namespace edgeae::ops {
+namespace {
 
-// Panel after panel, so that one that was fetched from memory for the first rows is near for the others.
+// A layer for a few rows: panel after panel, so that one that was fetched from memory for the first is near for the others.
 template <class M>
-void run_layer(const Layer& layer, int rows, const float* x, int x_step, float* y, int y_step, typename M::Q* q) {
+void run_few(const Layer& layer, int rows, const float* x, int x_step, float* y, int y_step, typename M::Q* q) {
     float scales[rows_together];
     if (layer.weight == nullptr)
         for (int r = 0; r < rows; ++r) scales[r] = quantise<M>(layer, x + r * x_step, q + r * x_step);
@@ -366,38 +335,66 @@ void run_layer(const Layer& layer, int rows, const float* x, int x_step, float* 
             multiply<M>(panel, vectors - v, rows - r);
         }
     for (int r = 0; r < rows; ++r) activate<M>(layer, y + r * y_step);
+    if (layer.keep > 0)
+        for (int r = 0; r < rows; ++r) keep_largest<M>(layer, y + r * y_step);
 }
+
+}  // namespace
+}  // namespace edgeae::ops
+
+#include "blocks.hpp"
+#include "tails.hpp"
+
+namespace edgeae::ops {
+namespace {
 
 template <class M>
 void run_rows(const Chain& chain, const void* x, float* out, std::int64_t first, int rows, char* scratch) {
     const int step = padded(chain.width);
     const int inner = padded(chain.largest > chain.width ? chain.largest : chain.width);
-    float* target = reinterpret_cast<float*>(scratch);
-    float* pair[2] = {target + rows * step, target + rows * (step + inner)};
-    typename M::Q* q = reinterpret_cast<typename M::Q*>(target + rows * (step + 2 * inner));
-    for (int r = 0; r < rows; ++r) normalise<M>(chain, x, first + r, target + r * step);
-    float* from = target;
+    float* normal = reinterpret_cast<float*>(scratch);
+    float* pair[2] = {normal + rows * step, normal + rows * (step + inner)};
+    typename M::Q* q = reinterpret_cast<typename M::Q*>(normal + rows * (step + 2 * inner));
+    typename M::Q* spare = q + (rows + 31) / 32 * 32 * padded_bytes(inner);  // of blocks only
+    const float* target = normal;
+    // Rows stay where they lie, but not for fp32 tiles, which would fetch them from memory in small pieces.
+    const bool in_pieces = rows > rows_together && chain.layers->weight != nullptr;
+    if (!chain.bytes && chain.shift == nullptr && chain.factor == nullptr && step == chain.width && !in_pieces)
+        target = static_cast<const float*>(x) + first * step;
+    else
+        for (int r = 0; r < rows; ++r) normalise<M>(chain, x, first + r, normal + r * step);
+    const float* from = target;
     int from_step = step;
+    bool quantised = false;
+    float* own_out = out + first * (chain.score == Score::none ? chain.out_width : 1);
     for (int i = 0; i < chain.count; ++i) {
         float* to = pair[i % 2];
-        run_layer<M>(chain.layers[i], rows, from, from_step, to, inner, q);
+        const Layer& layer = chain.layers[i];
+        if (rows > rows_together) {
+            const Layer* next = i + 1 < chain.count && i + 1 != chain.gaussian ? &layer + 1 : nullptr;
+            quantised = run_block<M>(layer, next, rows, from, from_step, to, inner, q, spare, quantised);
+            typename M::Q* const other = spare;
+            spare = q;
+            q = other;
+        } else if (is_sparse<M>(layer)) {
+            run_sparse<M>(layer, rows, pair[(i + 1) % 2], to, inner, q);
+        } else {
+            run_few<M>(layer, rows, from, from_step, to, inner, q);
+        }
+        if (i + 1 == chain.gaussian) diverge<M>(chain, rows, to, inner, own_out);
         from = to;
         from_step = inner;
     }
-    for (int r = 0; r < rows; ++r) {
-        float* y = from + r * from_step;
-        if (chain.score == Score::none)
-            finish<M>(chain, y, out + (first + r) * chain.out_width);
-        else
-            out[first + r] = error<M>(chain, target + r * step, y);
-    }
+    end_rows<M>(chain, rows, target, pair[(chain.count - 1) % 2], pair[chain.count % 2], inner, q, own_out);
 }
 
 template <class M>
 void run(const Chain& chain, const void* x, float* out, std::int64_t rows, char* scratch) {
-    for (std::int64_t first = 0; first < rows; first += rows_together) {
-        const std::int64_t left = rows - first;
-        run_rows<M>(chain, x, out, first, left < rows_together ? static_cast<int>(left) : rows_together, scratch);
+    [[maybe_unused]] const Matrices<M, (M::matrix_side > 0)> matrices(chain.layers->weight == nullptr && rows > rows_together);
+    for (std::int64_t first = 0; first < rows;) {
+        const int together = next_rows(rows - first);
+        run_rows<M>(chain, x, out, first, together, scratch);
+        first += together;
     }
 }
 

@@ -2,6 +2,10 @@
 
 #include <stdexcept>
 
+#if EDGEAE_HAS_AMX
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #if defined(__aarch64__) && defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
@@ -12,6 +16,9 @@ namespace edgeae::ops {
 extern const Machine portable;
 #if defined(__x86_64__)
 extern const Machine avx2, avxvnni, avx512, vnni;
+#if EDGEAE_HAS_AMX
+extern const Machine amx;
+#endif
 #elif defined(__aarch64__)
 extern const Machine dotprod;
 #endif
@@ -20,7 +27,7 @@ namespace {
 
 #if defined(__x86_64__)
 struct Features {
-    bool avx2 = false, avxvnni = false, avx512 = false, vnni = false;
+    bool avx2 = false, avxvnni = false, avx512 = false, vnni = false, amx = false;
 };
 
 // Asked of the processor itself: compilers differ in which names __builtin_cpu_supports knows, and some runtime
@@ -45,12 +52,21 @@ Features detect() {
     found.avx2 = wide && fma && bit(b, 5);
     found.avx512 = found.avx2 && widest && bit(b, 16) && bit(b, 17) && bit(b, 30) && bit(b, 31);  // F, DQ, BW, VL
     found.vnni = found.avx512 && bit(c, 11);
+    found.amx = found.vnni && (saved & 0x60000) == 0x60000 && bit(d, 24) && bit(d, 25);  // tiles, products of bytes
     if (subleaves >= 1) {
         cpuid(7, 1);
         found.avxvnni = found.avx2 && bit(a, 4);
     }
     return found;
 }
+
+#if EDGEAE_HAS_AMX
+// Linux saves tiles, 8 KiB of them, only for processes that asked. Source: its Documentation/arch/x86/xstate.rst.
+bool may_use_amx() {
+    constexpr int request_permission = 0x1023, tile_data = 18;
+    return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+}
+#endif
 #elif defined(__aarch64__)
 bool has_dotprod() {
 #if defined(__linux__)
@@ -69,6 +85,9 @@ std::vector<const Machine*> available_machines() {
     std::vector<const Machine*> found;
 #if defined(__x86_64__)
     const Features features = detect();
+#if EDGEAE_HAS_AMX
+    if (features.amx && may_use_amx()) found.push_back(&amx);
+#endif
     if (features.vnni) found.push_back(&vnni);
     if (features.avxvnni) found.push_back(&avxvnni);
     if (features.avx512) found.push_back(&avx512);

@@ -90,14 +90,23 @@ Description read(const Attributes& attributes) {
     given.widths = attributes.wholes("widths");
     given.activations = attributes.text("activations");
     given.alphas = attributes.numbers("alphas");
+    given.keeps = attributes.wholes("keeps");
     given.score = attributes.text("score");
     given.score_factor = attributes.number("score_factor");
+    given.score_shift = attributes.number("score_shift");
     given.clip = attributes.whole("clip") != 0;
+    given.whitened = attributes.whole("whitened") != 0;
+    given.prototypes = attributes.whole("prototypes");
+    given.distance_factor = attributes.number("distance_factor");
+    given.gaussian = attributes.whole("gaussian");
+    given.divergence_factor = attributes.number("divergence_factor");
+    given.log_variance_bound = attributes.number("log_variance_bound");
     given.constants = attributes.text("constants");
     given.int8 = attributes.whole("int8") != 0;
     if (given.int8) {
         given.input_scales = attributes.numbers("input_scales");
         given.input_zeros = attributes.wholes("input_zeros");
+        given.evened = attributes.wholes("evened");
     }
     return given;
 }

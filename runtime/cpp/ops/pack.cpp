@@ -117,10 +117,11 @@ void pack_float(Layer& layer, Arena& arena, Reader& reader, const Machine& machi
     });
 }
 
-void pack_int8(Layer& layer, Arena& arena, Reader& reader, const Machine& machine) {
+void pack_int8(Layer& layer, bool evened, Arena& arena, Reader& reader, const Machine& machine) {
     const float* weight = reader.take(static_cast<std::size_t>(layer.in) * static_cast<std::size_t>(layer.out));
     layer.bias = copy_padded(arena, reader.take(static_cast<std::size_t>(layer.out)), layer.out);
     const float* given = reader.take(static_cast<std::size_t>(layer.out));
+    if (evened) layer.input_factor = copy_padded(arena, reader.take(static_cast<std::size_t>(layer.in)), layer.in);
     const auto width = static_cast<std::size_t>(padded(layer.out));
     float* scale = arena.take<float>(width);
     auto* correction = arena.take<std::int32_t>(width);
@@ -151,9 +152,12 @@ void pack_int8(Layer& layer, Arena& arena, Reader& reader, const Machine& machin
 std::vector<Layer> describe_layers(const Description& given) {
     const std::size_t count = given.widths.empty() ? 0 : given.widths.size() - 1;
     const std::vector<std::string> activations = split(given.activations);
-    require(count > 0 && activations.size() == count && given.alphas.size() == count, "not one entry for every layer");
-    require(!given.int8 || (given.input_scales.size() == count && given.input_zeros.size() == count),
+    require(count > 0 && activations.size() == count && given.alphas.size() == count && given.keeps.size() == count,
+            "not one entry for every layer");
+    require(!given.int8 || (given.input_scales.size() == count && given.input_zeros.size() == count &&
+                            given.evened.size() == count),
             "not one scale and one zero for every layer");
+    require(given.gaussian >= 0 && given.gaussian < static_cast<std::int64_t>(count), "no layer after its latents");
     for (const std::int64_t width : given.widths) require(width > 0 && width <= largest_width, "an impossible width");
     std::vector<Layer> layers(count);
     for (std::size_t i = 0; i < count; ++i) {
@@ -162,6 +166,13 @@ std::vector<Layer> describe_layers(const Description& given) {
         layer.out = static_cast<int>(given.widths[i + 1]);
         layer.activation = activation(activations[i]);
         layer.alpha = given.alphas[i];
+        if (i > 0) layer.active = static_cast<int>(given.keeps[i - 1]);
+        require(given.keeps[i] >= 0 && given.keeps[i] <= layer.out, "more outputs to keep than there are");
+        layer.keep = static_cast<int>(given.keeps[i]);
+        if (i > 0 && static_cast<std::int64_t>(i) == given.gaussian) {
+            require(layer.in % 2 == 0, "means without as many log variances");
+            layer.in /= 2;
+        }
         if (!given.int8) continue;
         layer.input_scale = given.input_scales[i];
         require(layer.input_scale >= 0 && std::isfinite(layer.input_scale), "an impossible scale");
@@ -169,14 +180,15 @@ std::vector<Layer> describe_layers(const Description& given) {
         layer.input_zero = static_cast<int>(given.input_zeros[i]);
         require(layer.input_scale > 0 || layer.input_zero == 0 || layer.input_zero == 128,
                 "a row's own scale needs the zero point 0 or 128");
+        require(layer.input_scale > 0 || given.evened[i] == 0, "an evened input needs a scale");
         // int32 sums of products of at most 255 and 128, corrections included
         require(layer.in <= 32768, "more inputs than int8 sums hold");
     }
     return layers;
 }
 
-void lay_out(Chain& chain, std::vector<Layer>& layers, const Description& given, Reader reader, Arena& arena,
-             const Machine& machine) {
+void lay_out(Chain& chain, std::vector<Layer>& layers, const std::vector<Layer*>& tails, const Description& given,
+             Reader reader, Arena& arena, const Machine& machine) {
     for (const std::string& name : split(given.constants)) {
         const bool after = name == "out_factor" || name == "out_shift";
         const int size = after ? chain.out_width : chain.width;
@@ -184,10 +196,18 @@ void lay_out(Chain& chain, std::vector<Layer>& layers, const Description& given,
         (name == "shift"        ? chain.shift
          : name == "factor"     ? chain.factor
          : name == "weight"     ? chain.weight
+         : name == "middle"     ? chain.middle
+         : name == "spread"     ? chain.spread
          : name == "out_factor" ? chain.out_factor
                                 : chain.out_shift) = values;
     }
-    for (Layer& layer : layers) (given.int8 ? pack_int8 : pack_float)(layer, arena, reader, machine);
+    for (std::size_t i = 0; i < layers.size(); ++i) {
+        if (given.int8)
+            pack_int8(layers[i], given.evened[i] != 0, arena, reader, machine);
+        else
+            pack_float(layers[i], arena, reader, machine);
+    }
+    for (Layer* layer : tails) pack_float(*layer, arena, reader, machine);
     require(reader.finished(), "more constants than its attributes promise");
 }
 
@@ -233,23 +253,43 @@ PackedChain::PackedChain(const Description& given, const float* numbers, std::si
     chain_.score = score_kind(given.score);
     chain_.score_factor = given.score_factor;
     chain_.clip = given.clip;
+    chain_.score_shift = given.score_shift;
+    chain_.distance_factor = given.distance_factor;
+    chain_.gaussian = static_cast<int>(given.gaussian);
+    chain_.divergence_factor = given.divergence_factor;
+    chain_.log_variance_bound = given.log_variance_bound;
     require(chain_.score == Score::none || chain_.width == chain_.out_width, "a score of rows of different widths");
+    require(chain_.score != Score::none || (given.gaussian == 0 && given.prototypes == 0), "parts of a score without one");
+    require(!given.whitened || chain_.score == Score::squared, "whitening without squares");
+    require(given.prototypes >= 0 && given.prototypes <= largest_width, "an impossible number of prototypes");
+    std::vector<Layer*> tails;
+    if (given.whitened) {
+        chain_.whitening = &whitening_;
+        whitening_.in = whitening_.out = chain_.width;
+        tails.push_back(&whitening_);
+    }
+    if (given.prototypes > 0) {
+        chain_.prototypes = &prototypes_;
+        prototypes_.in = chain_.width;
+        prototypes_.out = static_cast<int>(given.prototypes);
+        tails.push_back(&prototypes_);
+    }
+    for (const Layer* layer : tails) chain_.largest = std::max(chain_.largest, layer->out);
 
     for (const std::string& name : split(given.constants)) {
-        const char* const known[] = {"shift", "factor", "weight", "out_factor", "out_shift"};
+        const char* const known[] = {"shift", "factor", "weight", "middle", "spread", "out_factor", "out_shift"};
         require(std::find(std::begin(known), std::end(known), name) != std::end(known), "an unknown constant");
     }
     Arena counting(nullptr);
-    lay_out(chain_, layers_, given, Reader(numbers, count), counting, machine);
-    memory_.reset(static_cast<char*>(::operator new(counting.used(), std::align_val_t(alignment))));
+    lay_out(chain_, layers_, tails, given, Reader(numbers, count), counting, machine);
+    memory_.reset(static_cast<char*>(::operator new(counting.used() + beyond, std::align_val_t(alignment))));
     Arena arena(memory_.get());
-    lay_out(chain_, layers_, given, Reader(numbers, count), arena, machine);
+    lay_out(chain_, layers_, tails, given, Reader(numbers, count), arena, machine);
 }
 
 void PackedChain::run(const void* x, float* out, std::int64_t rows) const {
     const FlushDenormals flush;
-    const int together = rows < rows_together ? static_cast<int>(rows) : rows_together;
-    const std::size_t needed = scratch_bytes(chain_, together);
+    const std::size_t needed = scratch_bytes(chain_, rows_at_once(rows));
     if (needed <= stack_bytes) {  // one row of up to 4,600 values, seven of 640: nothing is allocated
         alignas(alignment) char scratch[stack_bytes];
         machine_.run(chain_, x, out, rows, scratch);
