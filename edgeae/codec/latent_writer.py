@@ -17,6 +17,7 @@ import zstandard
 from edgeae.codec.chunk_writer import ChunkWriter
 from edgeae.codec.coders import Array, Coder
 from edgeae.codec.format import Header, most_rows
+from edgeae.codec.lanes import Lanes
 from edgeae.codec.latents import pack_latents
 from edgeae.codec.report import Report, Tally
 from edgeae.codec.residuals import (
@@ -130,6 +131,8 @@ class LatentWriter:
         self._zstd_bytes = 0
         self._pool = ThreadPoolExecutor(1, "edgeae-codec")
         self._waiting: deque[Future[None]] = deque()
+        self._first: Future[None] | None = None
+        self._lanes: Lanes | None = None
         self._least: Array | None = None
         self._drift = 0.0
         self._reference = reference_of(model)
@@ -170,10 +173,9 @@ class LatentWriter:
         step = self._chunk(header)
         while start < len(given):
             if self._pending is None and len(given) - start >= step:
-                # few chunks are cheaper than many, but the last one is coded when no core has anything else to do
-                many = min(TOGETHER, (len(given) - start) // (2 * step)) if self._plain else 1
+                size = self._even(len(given) - start, step) if self._plain and self._sent else step
                 # encoding looks for what is not finite
-                part = self._rows_of(given, start, start + max(1, many) * step, header)
+                part = self._rows_of(given, start, start + size, header)
                 own = not self._plain and np.may_share_memory(part, given)
                 self._submit(part.copy() if own else part)
             else:
@@ -187,6 +189,8 @@ class LatentWriter:
                     self._submit_pending()
             self._rows += len(part)
             start += len(part)
+        if self._lanes is not None:
+            self._lanes.let_go()  # the caller may change its rows
 
     def flush(self) -> None:
         """Make a chunk of the rows that are waiting for more, and have everything on the disk."""
@@ -211,7 +215,7 @@ class LatentWriter:
             self._abandon()
             raise
         self._closed = True
-        self._pool.shutdown()
+        self._end_threads()
         self._file.close()
 
     def report(self) -> Report:
@@ -256,6 +260,11 @@ class LatentWriter:
             1, min(MOST_ROWS, most_rows(header) // TOGETHER, VALUES // max(header.row_values, header.latent_dim))
         )
 
+    def _even(self, rows: int, step: int) -> int:
+        """Return the size of the next chunk of so many rows: few large ones, all alike, for all threads to the end."""
+        most = -(-rows // (TOGETHER * step))
+        return -(-rows // max(1, min(rows // step, -(-most // self._model.workers) * self._model.workers)))
+
     def _rows_of(self, given: Array, start: int, stop: int, header: Header) -> Array:
         """Return rows in the file's dtype, checked."""
         part = given[start:stop]
@@ -287,18 +296,53 @@ class LatentWriter:
             self._submit(rows)
 
     def _submit(self, rows: Array) -> None:
+        header = self._file.header
+        if self._plain and self._sent and header is not None:
+            if self._lanes is None:
+                self._lanes = Lanes(self._model, header.bits, self._first_least)
+            self._lanes.submit(rows, self._rows)
+            self._write_ready(self._lanes)
+            return
         try:
             z = self._model.encode(rows)
         except InputError:
             self._check_finite(rows)
             raise
         # of plain latents only the first chunk is measured; the caller may change its rows once they are encoded
-        kept = rows if not self._plain else rows[:0] if self._sent else rows[: _measured(rows)].copy()
+        kept = rows[: _measured(rows)].copy() if self._plain else rows
         self._sent = True
         self._waiting.append(self._pool.submit(self._code, kept, z, rows.nbytes))
+        self._first = self._first or self._waiting[0]
         self._wait(AHEAD)
 
+    def _first_least(self) -> Array | None:
+        """Return how fine latents need to be, which the first chunk tells, once that is written."""
+        if self._first is not None:
+            self._first.result()
+        return self._least
+
+    def _write_ready(self, lanes: Lanes, *, everything: bool = False) -> None:
+        for chunk in lanes.ready(everything=everything):
+            try:
+                payload = chunk.payload.result()
+            except InputError:
+                lanes.drop()  # the file ends, or goes on, behind what was before these rows
+                self._rows = chunk.first
+                self._check_finite(chunk.rows)
+                raise
+            except BaseException:
+                self._failed = True
+                raise
+            self._add(payload, len(chunk.rows), chunk.rows.nbytes)
+
+    def _end_threads(self) -> None:
+        self._pool.shutdown(cancel_futures=self._failed)
+        if self._lanes is not None:
+            self._lanes.close()
+
     def _wait(self, most: int) -> None:
+        if self._lanes is not None:
+            self._write_ready(self._lanes, everything=most == 0)
         while len(self._waiting) > most or (self._waiting and self._waiting[0].done()):
             try:
                 self._waiting.popleft().result()
@@ -308,11 +352,11 @@ class LatentWriter:
 
     def _abandon(self) -> None:
         self._closed = self._failed = True
-        self._pool.shutdown(cancel_futures=True)
+        self._end_threads()
         self._file.abandon()
 
     def _code(self, rows: Array, z: Array, raw_bytes: int) -> None:
-        """Code one chunk and write it, in the pool's only thread; of plain latents only the first chunk has rows."""
+        """Code one chunk and write it, in the pool's only thread; of plain latents it is the first chunk."""
         header = self._file.header
         if header is None or self._failed:
             return
@@ -339,8 +383,11 @@ class LatentWriter:
             self._tally.measure(self._model.decode(latents()[: len(sample)]), sample)
         if self._zstd is not None:
             self._zstd_bytes += len(self._zstd.compress(rows.data))
-        self._file.write(payload, len(z), unknown=unknown, decoded_crc=crc)
-        self._tally.rows += len(z)
+        self._add(payload, len(z), raw_bytes, unknown, crc)
+
+    def _add(self, payload: bytes, rows: int, raw_bytes: int, unknown: int = 0, crc: int = 0) -> None:
+        self._file.write(payload, rows, unknown=unknown, decoded_crc=crc)
+        self._tally.rows += rows
         self._tally.raw_bytes += raw_bytes
 
     def _correct(self, header: Header, x: Array, latents: Array) -> tuple[Corrected, Grid]:

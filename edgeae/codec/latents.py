@@ -134,11 +134,14 @@ def _moments(z: Array) -> tuple[Array, Array]:
 def _codes(z: Array, low: Array, inverse: Array, zero: Array, levels: int) -> Array:
     """Return (z - low) · inverse + zero in whole numbers from 0 to `levels`, uint8 [d, n]."""
     codes = np.empty(z.shape, np.uint8)
+    memory = np.empty(min(z.size, max(PIECE, z.shape[1])), np.float32)
     for rows, many in _pieces(z):
-        scaled = z[rows].reshape(-1, many * z.shape[1])
+        piece = z[rows].reshape(-1, many * z.shape[1])
+        scaled = memory[: piece.size].reshape(piece.shape)
         if low.any():
-            scaled = scaled - np.tile(low, many)
-        scaled = scaled * np.tile(inverse, many)
+            np.multiply(np.subtract(piece, np.tile(low, many), out=scaled), np.tile(inverse, many), out=scaled)
+        else:
+            np.multiply(piece, np.tile(inverse, many), out=scaled)
         if zero.any():
             scaled += np.tile(zero, many)
         np.clip(np.rint(scaled, out=scaled), 0, levels, out=scaled)

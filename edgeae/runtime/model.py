@@ -151,7 +151,7 @@ class Autoencoder:
         manifest = bundle.manifest
         row = manifest.input
         on_gpu = device.kind == "cuda"
-        self._workers = options.worker_count(profile, on_gpu=on_gpu)
+        self.workers = options.worker_count(profile, on_gpu=on_gpu)
         self._chunk = options.chunk or chunk_rows(row.shape, on_gpu=on_gpu)
         shift, _ = manifest.normalisation.arrays(row.shape, row.layout)
         # A replaced row is zero in normalised space, so that it widens no quantised graph's range.
@@ -196,9 +196,12 @@ class Autoencoder:
         """One name per value of a row, where the bundle has names."""
         return self.manifest.input.feature_names
 
-    def encode(self, x: object, *, out: Array | None = None) -> FloatArray:
-        """Return the latents [n, latent_dim] of rows [n, *input_shape]."""
-        return self._run("encode", x, out)
+    def encode(self, x: object, *, out: Array | None = None, workers: int | None = None) -> FloatArray:
+        """Return the latents [n, latent_dim] of rows [n, *input_shape].
+
+        `workers` limits the threads of this call, for callers that bring threads of their own.
+        """
+        return self._run("encode", x, out, workers=workers)
 
     def decode(self, z: object, *, out: Array | None = None) -> FloatArray:
         """Return the rows [n, *input_shape], in the units of the training data, of latents [n, latent_dim]."""
@@ -277,7 +280,8 @@ class Autoencoder:
                 part = slice(start, start + self._chunk)
                 source = np.asarray(rows[part], np.float32)
                 values[part] = contributions(self.manifest, statistics, source, expected[part])
-        return Explanation(values, self.feature_names, expected)
+        series = self.manifest.input.series
+        return Explanation(values, self.feature_names or (series and series.channel_names), expected)
 
     def reasons(self, x: object, k: int = 3) -> dict[str, np.ndarray[Any, Any]]:
         """Return why each row has its score, as columns of a table: the k values of the row that contribute most.
@@ -371,17 +375,22 @@ class Autoencoder:
         heavy = max(self.manifest.parameters, 64 * math.prod(spec.shape)) >= 4096
         return Path(graphs, spec, heavy=heavy and not all(graph.native for graph in graphs))
 
-    def _run(self, name: str, value: object, out: Array | None, first: int = 0) -> FloatArray:
+    def _run(
+        self, name: str, value: object, out: Array | None, first: int = 0, workers: int | None = None
+    ) -> FloatArray:
         path = self._path(name)
         try:
             reader = RowReader(as_rows(value, path.spec), path.spec, flag=self._flag, first=first)
             result = result_array(out, (len(reader.rows), *path.graphs[-1].target_shape), path.graphs[-1].target)
             if out is not None and np.may_share_memory(out, reader.rows):
                 raise InputError(f"out: lies in the memory of {path.spec.name}; pass an array of its own")
-            chunk = self._chunk
-            if self._options.chunk is None and all(graph.native for graph in path.graphs):
-                chunk = native_chunk_rows(chunk, len(reader.rows), self._workers)
-            run_rows(path.graphs, reader, result, chunk=chunk, workers=self._workers, batch=self.manifest.batch)
+            chunk, workers = self._chunk, workers or self.workers
+            if self._options.chunk is None:
+                if all(graph.native for graph in path.graphs):
+                    chunk = native_chunk_rows(chunk, len(reader.rows), workers)
+                elif name != "score":  # nothing holds the row and its reconstruction: there is room for more rows
+                    chunk *= 4
+            run_rows(path.graphs, reader, result, chunk=chunk, workers=workers, batch=self.manifest.batch)
         except MemoryError as problem:
             raise _out_of_memory(name, problem) from problem
         return result
