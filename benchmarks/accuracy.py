@@ -1,21 +1,27 @@
 """How well scores tell anomalies, on the labelled tables of ADBench, beside PyOD and scikit-learn.
 
-One-class protocol: fit on a random half of the normal rows, score the other half and all anomalies; everything at its
-defaults. The data are the `.npz` files (X, y) in the folder Classical of https://github.com/Minqi824/ADBench (Han et
-al. 2022, https://arxiv.org/abs/2206.09426).
+One-class protocol: fit on a random half of the normal rows, score the other half and all anomalies. Unsupervised
+protocol: fit on all rows, anomalies among them, labels unseen, and score the same rows. Everything at its defaults.
+With --false-alarms: how often fresh normal rows exceed thresholds, beside what those promise.
+
+The data are the `.npz` files (X, y) in the folder Classical of https://github.com/Minqi824/ADBench (Han et al. 2022,
+https://arxiv.org/abs/2206.09426).
 
 Example:
     python -m benchmarks.accuracy --data-dir adbench
     python -m benchmarks.accuracy --data-dir adbench --scores auto,mse --seeds 1 --json accuracy.json
+    python -m benchmarks.accuracy --data-dir adbench --protocol unsupervised --trim 0,0.1
+    python -m benchmarks.accuracy --data-dir adbench --false-alarms --seeds 10
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -31,29 +37,22 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
 import edgeae
+from benchmarks.adbench import Protocol, Split, load_split
+from benchmarks.false_alarms import measure_false_alarms, print_false_alarms
 from edgeae.bundle.atomic import write_file
 from edgeae.bundle.strict import to_json
-from edgeae.cli.options import NAMES
+from edgeae.cli.options import NAMES, NUMBERS
 from edgeae.cli.output import print_table, status, table
-from edgeae.errors import InputError
 from edgeae.evaluation import auroc
 
-__all__ = ["PEERS", "Split", "Trial", "load_split", "run_trials"]
+__all__ = ["PEERS", "Trial", "run_trials"]
 
 PCA_SHARE = 0.95
 NEIGHBOURS = 5
 
+
 Array = np.ndarray[Any, Any]
 Scores = Callable[[Array], Array]
-
-
-@dataclass(frozen=True)
-class Split:
-    """Rows of one set, float32 [n, values]: normal ones to fit on, normal ones and anomalies to score."""
-
-    training: Array
-    normal: Array
-    anomalies: Array
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Trial:
     Attributes:
         data: The set.
         seed: Of the split and of the method.
-        method: "edgeae, auto", "PyOD VAE", ...
+        method: "edgeae, auto", "edgeae, auto, trim 0.1", "PyOD VAE", ...
         auroc: Area under the ROC curve.
         average_precision: Area under the precision-recall curve, as scikit-learn has it.
     """
@@ -75,26 +74,9 @@ class Trial:
     average_precision: float
 
 
-def load_split(path: Path, seed: int) -> Split:
-    """Read a set and divide its normal rows.
-
-    Raises:
-        InputError: if the file has no X and y, or one of the two classes is missing.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            x, y = np.asarray(file["X"], np.float32), np.asarray(file["y"]).astype(np.int64)
-    except (KeyError, OSError, ValueError) as problem:
-        raise InputError(f"{path}: is no .npz file with X and y of plain numbers: {problem}") from None
-    normal, anomalies = np.flatnonzero(y == 0), np.flatnonzero(y == 1)
-    if len(normal) < 4 or not len(anomalies):
-        raise InputError(f"{path}: has {len(normal)} normal rows (y = 0) and {len(anomalies)} anomalies (y = 1)")
-    order = np.random.default_rng(seed).permutation(normal)
-    half = len(order) // 2
-    return Split(x[order[:half]], x[order[half:]], x[anomalies])
-
-
-def run_trials(name: str, split: Split, seed: int, scores: Sequence[str], peers: Sequence[str]) -> list[Trial]:
+def run_trials(
+    name: str, split: Split, seed: int, scores: Sequence[str], peers: Sequence[str], trims: Sequence[float] = (0.0,)
+) -> list[Trial]:
     """Fit everything to one split and measure it.
 
     Args:
@@ -103,14 +85,18 @@ def run_trials(name: str, split: Split, seed: int, scores: Sequence[str], peers:
         seed: Of the methods.
         scores: Of edgeae: all are exported of the same network.
         peers: Names in `PEERS`.
+        trims: Of edgeae: each takes a training of its own.
     """
     found: dict[str, tuple[Array, Array]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        run = edgeae.train(split.training, Path(folder) / "run", seed=seed, progress=False)
-        for score in scores:
-            bundle = edgeae.export_bundle(run, Path(folder) / score, score=score)  # type: ignore[arg-type]
-            with edgeae.load(bundle.path, device="cpu") as model:
-                found[f"edgeae, {score}"] = model.score(split.normal), model.score(split.anomalies)
+        for trim in trims:
+            run = edgeae.train(split.training, Path(folder) / f"run-{trim}", seed=seed, trim=trim, progress=False)
+            for score in scores:
+                out = Path(folder) / f"{score}-{trim}"
+                bundle = edgeae.export_bundle(run, out, score=score)  # type: ignore[arg-type]
+                with edgeae.load(bundle.path, device="cpu") as model:
+                    named = f"edgeae, {score}" + (f", trim {trim:g}" if trim else "")
+                    found[named] = model.score(split.normal), model.score(split.anomalies)
     for peer in peers:
         scorer = PEERS[peer](split.training, seed)
         found[peer] = scorer(split.normal), scorer(split.anomalies)
@@ -175,26 +161,66 @@ PEERS: Mapping[str, Callable[[Array, int], Scores]] = {
     help="Folder of .npz files with X and y (1: anomaly).",
 )
 @click.option("--scores", default="auto,zscore,mse", show_default=True, type=NAMES, help="Scores of edgeae.")
+@click.option(
+    "--protocol",
+    default="one-class",
+    show_default=True,
+    type=click.Choice(["one-class", "unsupervised"]),
+    help="Above.",
+)
+@click.option("--trim", "trims", default="0", show_default=True, type=NUMBERS, help="Of edgeae's training.")
+@click.option("--false-alarms", "alarms", is_flag=True, help="Measure thresholds instead, on fresh normal rows.")
+@click.option("--fpr", default=0.01, show_default=True, help="For --false-alarms: the rate that is asked for.")
+@click.option("--methods", default="quantile", show_default=True, type=NAMES, help="For --false-alarms: of thresholds.")
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="Splits of each set.")
 @click.option("--json", "file", type=click.Path(path_type=Path), help="Write every trial to this file.")
-def main(data_dir: Path, scores: Sequence[str], seeds: int, file: Path | None) -> None:
+def main(
+    data_dir: Path,
+    scores: Sequence[str],
+    protocol: Protocol,
+    trims: Sequence[float],
+    alarms: bool,
+    fpr: float,
+    methods: Sequence[str],
+    seeds: int,
+    file: Path | None,
+) -> None:
     """Print AUROC and average precision of every method on every set, means over the seeds."""
     paths = sorted(data_dir.glob("*.npz"))
     if not paths:
         raise click.UsageError(f"{data_dir}: holds no .npz files")
+    if alarms:
+        with _quiet():
+            promises = measure_false_alarms(paths, methods, seeds=seeds, fpr=fpr)
+        print_false_alarms(promises)
+        if file is not None:
+            write_file(file, to_json(promises))
+        return
     peers = [name for name in PEERS if find_spec("pyod") is not None or not name.startswith("PyOD")]
     for name in PEERS.keys() - set(peers):
         click.echo(f"absent: {name}: needs PyOD: pip install 'edgeae[bench]'")
     trials: list[Trial] = []
-    with status("measuring") as say:
+    with _quiet(), status("measuring") as say:
         for path in paths:
             for seed in range(seeds):
                 say(f"{path.stem}, split {seed + 1} of {seeds}")
-                trials += run_trials(path.stem, load_split(path, seed), seed, scores, peers)
+                trials += run_trials(path.stem, load_split(path, seed, protocol), seed, scores, peers, trims)
     for merit, title in (("auroc", "AUROC"), ("average_precision", "Average precision")):
-        _print(trials, merit, f"{title}, mean of {seeds} splits")
+        _print(trials, merit, f"{title}, {protocol} protocol, mean of {seeds} seeds")
     if file is not None:
         write_file(file, to_json(trials))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep to itself what edgeae has to say of each of so many networks."""
+    log = logging.getLogger("edgeae")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def _print(trials: Sequence[Trial], merit: str, title: str) -> None:

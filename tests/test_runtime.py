@@ -184,6 +184,14 @@ def test_the_largest_contributions_come_with_names(bundles: dict[str, tuple[Path
         explanation.top(0)
 
 
+def test_values_of_windows_are_called_by_channel_and_step() -> None:
+    with load(GOLDEN["windows"]) as model:
+        rows = model.bundle.golden().x
+        rows[0, 7, 1] += 9
+        assert model.explain(rows).top(1)[0][0][0] == "flow @ 7"
+        assert model.reasons(rows[:1], 1)["feature_1"] == ["flow @ 7"]
+
+
 def test_reasons_are_the_largest_contributions_with_what_was_there_and_what_was_expected(
     bundles: dict[str, tuple[Path, Network]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

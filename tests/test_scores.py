@@ -17,9 +17,12 @@ from torch import nn
 
 import edgeae
 from benchmarks import accuracy
+from benchmarks.adbench import load_split
+from benchmarks.false_alarms import Promise
 from edgeae.bundle import Bundle
 from edgeae.bundle.bundle import describe_file, pack_arrays
 from edgeae.bundle.manifest import ScoreKind
+from edgeae.bundle.strict import from_plain
 from edgeae.errors import BundleError, InputError
 from edgeae.export.score_fit import MAX_PROTOTYPES, MAX_WHITENED, choose_score, own_rows, typical_rows, whiten
 from edgeae.export.source import Source, from_modules
@@ -279,11 +282,12 @@ def test_the_accuracy_table_has_every_method_that_is_there(tmp_path: Path, monke
     (tmp_path / "sets").mkdir()
     labels = np.repeat([0, 1], [300, 30])
     np.savez(tmp_path / "sets" / "1_clusters.npz", X=np.concatenate([rows(300), odd]), y=labels)
-    options = ["--data-dir", str(tmp_path / "sets"), "--seeds", "1", "--scores", "auto,mse"]
+    options = ["--data-dir", str(tmp_path / "sets"), "--seeds", "1", "--scores", "auto,mse", "--trim", "0,0.1"]
     done = CliRunner().invoke(accuracy.main, [*options, "--json", str(tmp_path / "out.json")], catch_exceptions=False)
     assert done.exit_code == 0
     trials = json.loads((tmp_path / "out.json").read_text())
-    assert [trial["method"] for trial in trials] == ["edgeae, auto", "edgeae, mse", *kept]
+    ours = ["edgeae, auto", "edgeae, mse", "edgeae, auto, trim 0.1", "edgeae, mse, trim 0.1"]
+    assert [trial["method"] for trial in trials] == [*ours, *kept]
     assert all(0.9 < trial["auroc"] <= 1 for trial in trials)
     assert "Average precision" in done.output and "1_clusters" in done.output
     if find_spec("pyod") is None:
@@ -292,15 +296,38 @@ def test_the_accuracy_table_has_every_method_that_is_there(tmp_path: Path, monke
         assert "absent: PyOD VAE" in CliRunner().invoke(accuracy.main, options).output
 
 
+def test_promises_are_held_against_fresh_rows(tmp_path: Path) -> None:
+    odd = np.random.default_rng(1).normal(0, 8, (30, VALUES)).astype(np.float32)
+    np.savez(tmp_path / "set.npz", X=np.concatenate([rows(600), odd]), y=np.repeat([0, 1], [600, 30]))
+    options = ["--data-dir", str(tmp_path), "--false-alarms", "--fpr", "0.1", "--methods", "quantile,evt"]
+    more = ["--seeds", "2", "--json", str(tmp_path / "out.json")]
+    done = CliRunner().invoke(accuracy.main, [*options, *more], catch_exceptions=False)
+    promises = [from_plain(Promise, each, where="out") for each in json.loads((tmp_path / "out.json").read_text())]
+    assert [(each.method, each.rows, each.fresh) for each in promises] == 2 * [("quantile", 30, 300)]
+    assert f"in {sum(each.within for each in promises)} of 2 trials" in done.output
+    assert all(each.recall > 0.5 and 0 < each.measured < 0.5 for each in promises)
+
+
+@pytest.mark.parametrize(
+    ("alarms", "within", "contradicts"), [(0, True, False), (1, True, False), (13, True, False), (14, False, False)]
+)
+def test_the_ends_of_an_interval_are_rounded_outwards(alarms: int, within: bool, contradicts: bool) -> None:
+    promise = Promise("s", 0, "quantile", 99, 0.01, 0.01, (0.001, 0.0245), 500, alarms / 500, 0.5, 2.0)
+    assert (promise.within, promise.contradicts) == (within, contradicts)
+    assert replace(promise, measured=0.1).contradicts
+
+
 def test_a_split_keeps_its_halves_apart_and_names_files_that_are_none(tmp_path: Path) -> None:
     x = np.arange(20, dtype=np.float64).reshape(10, 2)
     np.savez(tmp_path / "set.npz", X=x, y=np.repeat([0, 1], [8, 2]))
-    split = accuracy.load_split(tmp_path / "set.npz", seed=0)
+    split = load_split(tmp_path / "set.npz", seed=0)
     assert [len(part) for part in (split.training, split.normal, split.anomalies)] == [4, 4, 2]
     assert {tuple(row) for part in (split.training, split.normal) for row in part} == set(map(tuple, x[:8]))
+    whole = load_split(tmp_path / "set.npz", seed=0, protocol="unsupervised")
+    assert [len(part) for part in (whole.training, whole.normal, whole.anomalies)] == [10, 8, 2]
     np.savez(tmp_path / "none.npz", X=x)
     with pytest.raises(InputError, match=r"none.npz: is no .npz file with X and y"):
-        accuracy.load_split(tmp_path / "none.npz", seed=0)
+        load_split(tmp_path / "none.npz", seed=0)
     np.savez(tmp_path / "normal.npz", X=x, y=np.zeros(10))
     with pytest.raises(InputError, match="0 anomalies"):
-        accuracy.load_split(tmp_path / "normal.npz", seed=0)
+        load_split(tmp_path / "normal.npz", seed=0)

@@ -1,19 +1,33 @@
-"""Commands about detection: evaluate, threshold."""
+"""Commands about how good a bundle is: evaluate, threshold."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeae.cli.options import BATCHES, bundle_argument, data_argument, data_options, force_option, trust_option
+from edgeae.cli.options import (
+    BATCHES,
+    NAMES,
+    NUMBERS,
+    SectionCommand,
+    bundle_argument,
+    data_argument,
+    data_options,
+    force_option,
+    section_option,
+    trust_option,
+)
 from edgeae.cli.output import number, print_json, print_table, status, table
 
 if TYPE_CHECKING:
     from edgeae.bundle import Bundle
     from edgeae.bundle.manifest import Threshold
+    from edgeae.evaluation.denoise import Denoising
     from edgeae.evaluation.detection import Detection, Evaluation, Measure
+    from edgeae.evaluation.features import Features
 
 __all__ = ["evaluate_command", "threshold_command"]
 
@@ -22,39 +36,116 @@ _device_option = click.option(
 )
 
 
-@click.command("evaluate")
+@click.command("evaluate", cls=SectionCommand)
 @bundle_argument
 @data_argument
-@data_options
 @click.option(
-    "--at", type=BATCHES, default=(), metavar="K,K,...", help="Precision and recall among the K highest scores."
+    "--task",
+    type=click.Choice(["detect", "features", "denoise"]),
+    default="detect",
+    show_default=True,
+    help="What the bundle is for.",
 )
-@click.option("--resamples", default=1000, show_default=True, metavar="N", help="Of the bootstrap.")
-@click.option("--seed", default=0, show_default=True, metavar="N", help="The same seed gives the same intervals.")
-@click.option("--run", type=click.Path(path_type=Path), metavar="RUN", help="Fit baselines to the rows of this run.")
+@data_options
+@click.option("--seed", default=0, show_default=True, metavar="N", help="The same seed gives the same figures.")
 @_device_option
 @trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-def evaluate_command(bundle: Path, data: str, as_json: bool, **options: Any) -> None:
-    """Measure how well the scores of BUNDLE tell anomalies from normal rows in DATA, at every precision it has.
+@section_option("Of --task detect", "--at", type=BATCHES, metavar="K,K,...", help="Figures among the K highest scores.")
+@section_option("Of --task detect", "--resamples", type=int, metavar="N", help="Of the bootstrap.  [default: 1000]")
+@section_option(
+    "Of --task detect",
+    *("--run", "run"),
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="Fit baselines to the rows of this run.",
+)
+@section_option(
+    "Of --task features and denoise",
+    *("--rows", "rows"),
+    type=int,
+    metavar="N",
+    help="Use a random sample of so many rows.  [default: 5000, 2000 to denoise]",
+)
+@section_option(
+    "Of --task denoise",
+    *("--noise", "noise"),
+    type=NAMES,
+    help="Kinds of noise.  [default: gaussian,salt_and_pepper,masking]",
+)
+@section_option(
+    "Of --task denoise",
+    *("--levels", "levels"),
+    type=NUMBERS,
+    help="Standard deviation, as a share of the data's range, or share of the values.  [default: 0.1,0.25,0.5]",
+)
+def evaluate_command(bundle: Path, data: str, task: str, as_json: bool, **options: Any) -> None:
+    """Measure what BUNDLE is worth on DATA, rows that it was not trained on, at every precision it has.
 
-    DATA has labels, 0 for normal rows and 1 for anomalies, and rows that the model was not trained on. Every figure
-    comes with its 95 % confidence interval. Of a series with labelled steps, its events are counted as well: unbroken
-    runs of steps labelled 1, each found or missed as a whole. Beside it stand PCA, an isolation forest and 5 nearest
-    neighbours, fitted to the training rows of --run, or else to one half of the normal rows and compared on the other.
+    detect: how well its scores tell anomalies, labelled 1, from normal rows, labelled 0; of a series with labelled
+    steps also how many events it finds, unbroken runs of steps labelled 1; beside PCA, an isolation forest and 5
+    nearest neighbours, fitted to the training rows of --run, or else to one half of the normal rows and compared on the
+    other. features: how well classes, the labels, are
+    told from its latents by a linear probe and by nearest neighbours, beside PCA and the rows themselves. denoise: how
+    near to clean rows it brings noisy ones, beside filters and PCA.
 
     \b
     Example:
         edgeae evaluate bundle labelled.csv --label-column anomaly
+        edgeae evaluate bundle digits --task features
     """
-    from edgeae.evaluation.detection import evaluate
-
+    given = {name: value for name, value in options.items() if value is not None}
+    foreign = sorted({name for other in _OWN.values() for name in other} & set(given) - set(_OWN[task]))
+    if foreign:
+        raise click.UsageError(f"--{foreign[0]} is not for --task {task}")
     with status("evaluating") as tell:
-        found = evaluate(bundle, data, progress=tell, **options)
+        found = _evaluate(task, bundle, data, progress=tell, **given)
     if as_json:
         print_json(found)
     else:
-        _print_evaluation(found)
+        _PRINTERS[task](found)
+
+
+def _evaluate(task: str, *arguments: Any, **options: Any) -> Any:
+    from edgeae.evaluation.denoise import evaluate_denoising
+    from edgeae.evaluation.detection import evaluate
+    from edgeae.evaluation.features import evaluate_features
+
+    tasks: dict[str, Callable[..., Any]]
+    tasks = {"detect": evaluate, "features": evaluate_features, "denoise": evaluate_denoising}
+    return tasks[task](*arguments, **options)
+
+
+def _print_features(found: Features) -> None:
+    click.echo(
+        f"{found.bundle} on {found.data}: {found.classes} classes, classifiers fitted to {found.trained:,} rows and "
+        f"tested on {found.tested:,} others"
+    )
+    shown = table("", "", ">values", ">linear probe", ">5 nearest neighbours")
+    compared = {f"latents, {name}": each for name, each in found.precisions.items()}
+    for name, each in {**compared, "PCA": found.pca, "the rows": found.rows}.items():
+        shown.add_row(name, f"{each.size:,}", _measure(each.linear), _measure(each.neighbours))
+    print_table(shown)
+    click.echo(
+        f"shares of the rows put into the right class, in brackets their 95 % confidence intervals; the largest class "
+        f"is {100 * found.largest_class:.3g} %"
+    )
+
+
+def _print_denoising(found: Denoising) -> None:
+    click.echo(
+        f"{found.bundle} on {found.data}: {found.rows:,} rows made noisy and restored, PCA of {found.components} "
+        f"components fitted to {found.fitted:,} others"
+    )
+    first = found.levels[0]
+    figures = {"psnr": "PSNR in dB", "ssim": "SSIM"} if first.noisy.ssim is not None else {"psnr": "PSNR in dB"}
+    for figure, title in figures.items():
+        shown = table("", title, ">noisy", *(f">{name}" for name in (*first.precisions, *first.baselines)))
+        for each in found.levels:
+            cells = [each.noisy, *each.precisions.values(), *each.baselines.values()]
+            label = "no noise" if each.noise == "none" else f"{each.noise} {each.level:g}"
+            shown.add_row(label, *(number(getattr(cell, figure)) for cell in cells))
+        print_table(shown)
 
 
 def _print_evaluation(found: Evaluation) -> None:
@@ -114,6 +205,14 @@ def _promise(threshold: Threshold) -> str:
         low, high = threshold.interval
         text += f" ({100 * low:.3g} to {100 * high:.3g})"
     return text
+
+
+_OWN = {"detect": ("at", "resamples", "run"), "features": ("rows",), "denoise": ("rows", "noise", "levels")}
+_PRINTERS: dict[str, Callable[[Any], None]] = {
+    "detect": _print_evaluation,
+    "features": _print_features,
+    "denoise": _print_denoising,
+}
 
 
 @click.command("threshold")

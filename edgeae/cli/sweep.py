@@ -140,19 +140,23 @@ def _print(found: Sweep) -> None:
     models: dict[tuple[int, str], dict[str, Point]] = {}
     for point in found.front:
         models.setdefault((point.trial, point.weights), {})[point.dtype] = point
-    title = f"The front: MSE of {found.held_out} held-out rows (normalised) and bytes a row of {found.row_bytes}"
-    shown = table(
-        title, ">trial", "setting", "weights", ">kB", ">µs", ">rows/s", *(f">{name}" for name in found.latents)
-    )
-    for (number_, weights), own in models.items():
-        any_ = next(iter(own.values()))
-        setting = ", ".join(f"{name} {text}" for name, text in found.trials[number_].setting.items())
-        cells = [
-            f"{number(own[name].mse)} {own[name].row_bytes:.1f} B" if name in own else "" for name in found.latents
-        ]
-        speed = (f"{any_.latency_us:.1f}", f"{any_.rows_per_second:,.0f}")
-        shown.add_row(str(number_), setting, weights, f"{any_.model_bytes / 1e3:.1f}", *speed, *cells)
+    title = f"The front; under each type of latents the MSE (normalised) and the bytes of a row of {found.row_bytes}"
+    varied = [parameter.name for parameter in found.parameters]
+    columns = (">trial", *(f">{name}" for name in varied), "weights", ">kB", ">µs")
+    shown = table(title, *columns, *(f">{name}" for name in found.latents))
+    for (number_of, weights), own in models.items():
+        trial, one = found.trials[number_of], next(iter(own.values()))
+        shown.add_row(
+            str(trial.number),
+            *(trial.setting.get(name, "") for name in varied),
+            *(weights, f"{one.model_bytes / 1e3:.1f}", f"{one.latency_us:.1f}"),
+            *(_cell(own.get(name)) for name in found.latents),
+        )
     print_table(shown)
+
+
+def _cell(point: Point | None) -> str:
+    return "" if point is None else f"{number(point.mse)} {point.row_bytes:.1f}"
 
 
 def _say_picked(found: Sweep, out: Path) -> None:
@@ -170,9 +174,7 @@ def _say_picked(found: Sweep, out: Path) -> None:
         )
         _log.warning("no model meets the limits; the nearest misses %s: %s", misses, _described(found, found.nearest))
     else:
-        _log.info(
-            "say what the model has to meet to have one picked: edgeae sweep DATA -o %s --resume --max-mse X", folder
-        )
+        _log.info("to have one picked, say what it has to meet: edgeae sweep DATA -o %s --resume --max-mse X", folder)
 
 
 def _described(found: Sweep, point: Point) -> str:

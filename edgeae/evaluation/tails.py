@@ -12,7 +12,7 @@ from edgeae.errors import InputError
 from edgeae.evaluation.intervals import CONFIDENCE
 from edgeae.runtime.pareto import fit_excesses, quantile_excess, survival
 
-__all__ = ["Tail", "fit_tail"]
+__all__ = ["FEWEST_ROWS", "Tail", "fit_tail"]
 
 FEWEST_ROWS: Final = 100
 FEWEST_PEAKS: Final = 20

@@ -12,7 +12,7 @@ import numpy as np
 from edgeae.bundle.manifest import Threshold, ThresholdMethod
 from edgeae.errors import InputError
 from edgeae.evaluation.intervals import CONFIDENCE, beta_cdf, beta_quantile, clopper_pearson
-from edgeae.evaluation.tails import fit_tail
+from edgeae.evaluation.tails import FEWEST_ROWS, fit_tail
 
 __all__ = ["METHODS", "NEED_ANOMALIES", "best_f1", "choose_threshold", "quantile_threshold"]
 
@@ -20,6 +20,7 @@ _log = logging.getLogger("edgeae")
 
 METHODS: Final = tuple(method for method in get_args(ThresholdMethod) if method != "fixed")
 NEED_ANOMALIES: Final = ("best-f1", "recall")
+FAR: Final = 100  # times the median; on twelve ADBench sets the usual threshold lies at 10 times
 OUTSIDE: Final = (1 - CONFIDENCE) / 2  # at either end of an interval
 
 Array = np.ndarray[Any, Any]
@@ -116,11 +117,13 @@ def quantile_threshold(scores: Array, fpr: float) -> Threshold:
     if promised > fpr:
         _log.warning(
             "threshold: %d normal rows cannot resolve a false-alarm rate of %g; the largest of their scores is used, "
-            "which promises %.2g; give more (export: --calibrate DATA)",
-            *(len(finite), fpr, promised),
+            "which promises %.2g; give more (train: --validation 0.3, export: --calibrate DATA), or ask for %.2g",
+            *(len(finite), fpr, promised, 2 / (len(finite) + 1)),
         )
     above = max(0, math.floor((len(finite) + 1) * fpr + 1e-9) - 1)
-    return _ranked(finite, above, "quantile", max(fpr, promised))
+    threshold = _ranked(finite, above, "quantile", max(fpr, promised))
+    _warn_if_far(threshold.value, finite)
+    return threshold
 
 
 def best_f1(normal: Array, anomalous: Array) -> tuple[float, float]:
@@ -149,6 +152,20 @@ def best_f1(normal: Array, anomalous: Array) -> tuple[float, float]:
     f1 = 2 * found[1:] / (alarms[1:] + len(anomalous))  # by the lowest score that is an alarm
     best = int(np.argmax(f1))
     return float(f1[best]), _between(values[best], values[best + 1])
+
+
+def _warn_if_far(value: float, finite: Array) -> None:
+    """Say so where a few odd rows among the normal ones are the threshold: it keeps its promise and finds little."""
+    middle = float(np.median(finite))
+    if middle <= 0 or value <= FAR * middle:
+        return
+    tail = ", or fit their tail (edgeae threshold --method evt)" if len(finite) >= FEWEST_ROWS else ""
+    _log.warning(
+        "threshold: %.4g is %.0f times the median score of the %d normal rows: a few odd ones among them decide, and "
+        "anomalies that are milder pass; look at those rows, give more of them (train: --validation 0.3, export: "
+        "--calibrate DATA), ask for a higher rate (--fpr)%s",
+        *(value, value / middle, len(finite), tail),
+    )
 
 
 def _check_share(name: str, value: float, example: str) -> None:

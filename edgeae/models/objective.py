@@ -101,11 +101,13 @@ class Objective(nn.Module):
 
     def _typical(self, output: Tensor, x: Tensor) -> Tensor:
         """Return which rows of a batch to learn from: all but the share of those with the largest losses."""
-        losses = (
-            -self._similarity(output, x)
-            if self.config.loss == "ssim"
-            else self._difference(output, x, "none").flatten(1).mean(1)
-        )
+        if self.config.loss == "ssim":
+            losses = -self._similarity(output, x)
+        else:
+            losses = self._difference(output, x, "none").flatten(1).mean(1)
+        if self.config.loss == "bce":  # less the entropy of grey values, which no network can undercut
+            target = x.clamp(0, 1)
+            losses = losses - functional.binary_cross_entropy(target, target, reduction="none").flatten(1).mean(1)
         kept = len(x) - math.ceil(self.config.trim * len(x))
         return torch.topk(losses, max(1, kept), largest=False, sorted=False).indices
 

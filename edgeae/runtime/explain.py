@@ -34,7 +34,7 @@ class Explanation:
             term; the KL divergence belongs to no single value. For all other scores the mean over a row is the row's
             score. What a value adds to a Mahalanobis distance is the square of the whitened error that is closest to
             its own (Kessy, Lewin and Strimmer 2018, https://doi.org/10.1080/00031305.2016.1277159).
-        names: One name per value of a row, where the bundle has names.
+        names: One name per value of a row, where the bundle has names; of a window, one per channel.
         expected: float32 [n, *shape], the reconstruction in the user's units: what the model takes for normal there.
 
     Example:
@@ -60,7 +60,8 @@ class Explanation:
     def top(self, k: int = 5) -> list[list[tuple[str, float]]]:
         """Return, for each row, the k largest contributions with their names, largest first.
 
-        Values without names are called by their place: "3", or "7, 12" in an image.
+        Values without names are called by their place: "3", or "7, 12" in an image; those of a window by channel and
+        step, counted from 0: "pressure @ 12".
 
         Raises:
             InputError: if k is not positive.
@@ -72,8 +73,11 @@ class Explanation:
 
     def name(self, place: int) -> str:
         """Return what the value at a place of the flattened row is called."""
-        if self.names is not None:
+        if self.names is not None and len(self.names) == math.prod(self.values.shape[1:]):
             return self.names[place]
+        if self.names is not None:
+            step, channel = divmod(place, len(self.names))
+            return f"{self.names[channel]} @ {step}"
         return ", ".join(str(index) for index in np.unravel_index(place, self.values.shape[1:]))
 
 

@@ -32,7 +32,7 @@ PANELS: tuple[tuple[str, str, Of, bool], ...] = (
 def draw_front(path: Path, found: Sweep) -> None:
     """Draw all points of a sweep, those on the front in colour, what was picked with a ring, limits as lines.
 
-    Colour is the number of latents, the mark the precision of the weights. A panel's line joins the points that are
+    Colour is the number of latents, the mark the precision of the weights. A panel's steps join the points that are
     best in its two measures alone. Size and latency do not depend on how latents are stored: these panels show each
     model once, at its least error.
 
@@ -47,7 +47,8 @@ def draw_front(path: Path, found: Sweep) -> None:
     axes = figure.subplots(1, 3, sharey=True)
     sizes = {trial.number: trial.latent_dim for trial in found.trials}
     shown = [sizes[point.trial] for point in found.front]
-    norm = LogNorm(min(shown), max(max(shown), min(shown) + 1))
+    most = max(max(shown), min(shown) + 1)
+    norm = LogNorm(min(shown), most * (most / min(shown)) ** 0.12)  # without the palest colours
     for axis, (limit, label, of, once) in zip(axes, PANELS, strict=True):
         _panel(axis, found, of, once, sizes, norm)
         axis.set_xlabel(label, color=INK)
@@ -68,8 +69,9 @@ def draw_front(path: Path, found: Sweep) -> None:
     marks.append(Line2D([], [], linestyle="", marker="o", color=QUIET, label="not on the front"))
     for point, text in ((found.best, "picked"), (found.nearest, "nearest to the limits")):
         if point is not None:
-            ring = {"markerfacecolor": "none", "markeredgecolor": PICKED, "markersize": 11, "markeredgewidth": 1.6}
-            marks.append(Line2D([], [], linestyle="", marker="o", label=text, **ring))
+            ring = Line2D([], [], linestyle="", marker="o", label=text, markersize=11, markeredgewidth=1.6)
+            ring.set(markerfacecolor="none", markeredgecolor=PICKED)
+            marks.append(ring)
     figure.legend(handles=marks, loc="outside right upper", frameon=False, fontsize=8)
     made = sum(not trial.problem for trial in found.trials)
     figure.suptitle(f"{found.data}: {made} models, held-out rows of {found.row_bytes} bytes", color=INK, fontsize=11)
@@ -97,6 +99,8 @@ def _panel(axis: Axes, found: Sweep, of: Of, once: bool, sizes: dict[int, int], 
         )
     picked = found.best or found.nearest
     if picked is not None:
+        if once:
+            (picked,) = (point for point in front if (point.trial, point.weights) == (picked.trial, picked.weights))
         axis.scatter([of(picked)], [picked.mse], s=120, facecolors="none", edgecolors=PICKED, linewidths=1.6, zorder=4)
     if found.limits.max_mse is not None:
         axis.axhline(found.limits.max_mse, color=PICKED, linewidth=1, linestyle="--")
@@ -115,7 +119,7 @@ def _ticks(axis: object, values: Sequence[float]) -> None:
 
     if isinstance(axis, Axis):
         narrow = max(values) < 30 * min(values)
-        axis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if narrow else (1,)))
+        axis.set_major_locator(LogLocator(10, subs=(1, 2, 3, 5, 7) if narrow else (1,)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())
 

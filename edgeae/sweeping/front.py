@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 
 from edgeae.sweeping.record import Limits, Point, Trial
 
 __all__ = ["beyond", "meets", "pareto_front", "pick", "points_of"]
 
-NOISE = 1.1  # latencies nearer to each other than by this factor count as the same: measuring again may swap them
+NOISE = 1.1  # a model is not worth having for a latency that is better by less than this: measuring again may tell
 
 
 def points_of(trials: Iterable[Trial], *, kept: bool = True) -> list[Point]:
@@ -20,8 +19,8 @@ def points_of(trials: Iterable[Trial], *, kept: bool = True) -> list[Point]:
 def pareto_front(points: Sequence[Point]) -> list[Point]:
     """Return the points that no other one dominates, by size of the model, bytes of a row and error.
 
-    One dominates another if it is no worse in any of error, bytes of a row, size of the model and latency, and better
-    in one. Of equal points the first stays.
+    One dominates another if it is no worse in any of error, bytes of a row, size of the model and latency (by more than
+    noise), and better in one. Of equal points the first stays.
 
     Example:
         >>> def at(mse, size):
@@ -29,13 +28,11 @@ def pareto_front(points: Sequence[Point]) -> list[Point]:
         >>> [point.mse for point in pareto_front([at(0.1, 10), at(0.2, 20), at(0.05, 30)])]
         [0.1, 0.05]
     """
-    costs = [_costs(point) for point in points]
-    order = sorted(range(len(points)), key=lambda index: (costs[index], index))
-    front: list[int] = []
-    for index in order:  # what dominates a point comes before it
-        if not any(all(a <= b for a, b in zip(costs[other], costs[index], strict=True)) for other in front):
-            front.append(index)
-    return sorted((points[index] for index in front), key=_size)
+    front: list[Point] = []
+    for point in sorted(points, key=lambda each: (*_costs(each), each.latency_us)):  # what dominates comes before
+        if not any(_dominates(other, point) for other in front):
+            front.append(point)
+    return sorted(front, key=_size)
 
 
 def pick(front: Sequence[Point], limits: Limits) -> tuple[Point | None, Point | None]:
@@ -74,7 +71,15 @@ def beyond(point: Point, limits: Limits) -> dict[str, float]:
 
 
 def _costs(point: Point) -> tuple[float, ...]:
-    return (point.mse, point.row_bytes, point.model_bytes, round(math.log(point.latency_us, NOISE)))
+    return (point.mse, point.row_bytes, point.model_bytes)
+
+
+def _dominates(one: Point, other: Point) -> bool:
+    """Say whether one point, which does not come after the other, is as good or better in everything."""
+    if _costs(one) == _costs(other):
+        return one.latency_us <= other.latency_us
+    no_worse = all(a <= b for a, b in zip(_costs(one), _costs(other), strict=True))
+    return no_worse and one.latency_us <= NOISE * other.latency_us
 
 
 def _size(point: Point) -> tuple[float, ...]:

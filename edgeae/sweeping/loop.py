@@ -23,7 +23,7 @@ from edgeae.sweeping.front import pareto_front, pick, points_of
 from edgeae.sweeping.measure import bundle_of, make_trial, measure_again, quiet
 from edgeae.sweeping.record import FORMAT_VERSION, NAME, Limits, Parameter, Point, Sweep, Trial, read_sweep, write_sweep
 from edgeae.sweeping.search import check_search, next_setting
-from edgeae.sweeping.space import Vary, options_of, read_parameters, suggested_parameters
+from edgeae.sweeping.space import Vary, combinations, options_of, read_parameters, suggested_parameters
 from edgeae.training.config import TrainConfig
 from edgeae.training.defaults import Facts
 from edgeae.training.run import Run
@@ -67,8 +67,8 @@ def sweep(
     type of latents (which needs no other training), reads them again, and takes the time of scoring. What is no better
     than another model in anything is thrown away. At the end the models that are left are timed again, in turns.
 
-    If there are no more settings than trials, all are tried; else Optuna chooses (`pip install 'edgeae[sweep]'`). Ctrl-C
-    ends the sweep with the trials that are done, and `resume` goes on with it as if it had not been stopped.
+    If there are no more settings than trials, all are tried; else Optuna chooses (`pip install 'edgeae[sweep]'`).
+    Ctrl-C ends the sweep with the trials that are done, and `resume` goes on with it as if it had not been stopped.
 
     Args:
         data: What `edgeae.train` takes.
@@ -145,8 +145,8 @@ def sweep(
                 shutil.rmtree(out)
             (out / "trials").mkdir(parents=True)
         write_sweep(out, found)
-    plan = "" if minutes is None else f", no new one after {minutes:g} minutes"
-    log.info("%s: %d of %d trials to make%s", dataset.source, max(0, trials - len(found.trials)), trials, plan)
+    trials = int(min(trials, combinations(found.parameters)))
+    log.info("%s: %d trials, %d of them done", dataset.source, trials, min(trials, len(found.trials)))
     found = _make_trials(
         found,
         dataset,

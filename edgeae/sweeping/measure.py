@@ -104,11 +104,14 @@ def bundle_of(folder: Path, trial: int) -> Path:
 
 @contextlib.contextmanager
 def quiet(said: set[str]) -> Iterator[None]:
-    """Within the block let through warnings only, and none that was `said` before: every trial has the same ones."""
+    """Within the block let through warnings only, and none that was `said` before: every trial has the same ones.
+
+    Those about simple baselines are for one model that somebody wants; here many are bad on purpose.
+    """
 
     def new(entry: logging.LogRecord) -> bool:
         text = entry.getMessage()
-        fresh = entry.levelno >= logging.WARNING and text not in said
+        fresh = entry.levelno >= logging.WARNING and entry.module != "baselines" and text not in said
         said.add(text)
         return fresh
 

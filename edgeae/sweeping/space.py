@@ -40,8 +40,8 @@ def read_parameters(vary: Vary) -> tuple[Parameter, ...]:
     """Read what shall be tried.
 
     Args:
-        vary: Option to values: "8,16,32", a range "1e-4..1e-2", or a sequence. `hidden` is written "256x64"; "none" is no
-            hidden layer. "width" and "depth" are those of the hidden layers, see `options_of`.
+        vary: Option to values: "8,16,32", a range "1e-4..1e-2", or a sequence. `hidden` is written "256x64"; "none" is
+            no hidden layer. "width" and "depth" are those of the hidden layers, see `options_of`.
 
     Raises:
         InputError: for an option that does not exist or cannot be varied, and for values that are none of its.
@@ -202,7 +202,7 @@ def _kind(name: str) -> Any:
 def _text(value: object) -> str:
     if isinstance(value, list | tuple):
         return "x".join(map(str, value)) or "none"
-    return str(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _described(kind: Any) -> str:

@@ -252,7 +252,7 @@ export class Autoencoder {
     return new Explanation(
       contributions(manifest, await this.#statistics(manifest), rows.data, data),
       dims,
-      this.#x.names,
+      this.#x.names ?? manifest.input.series?.channel_names ?? null,
     );
   }
 

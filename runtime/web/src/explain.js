@@ -24,7 +24,7 @@ export class Explanation {
   /**
    * @param {Float32Array} data [n, *inputShape], in normalised space.
    * @param {number[]} dims
-   * @param {readonly string[] | null} names One per value of a row, where there are names.
+   * @param {readonly string[] | null} names One per value of a row, where there are names; of a window, one per channel.
    */
   constructor(data, dims, names) {
     /** @readonly */ this.data = data;
@@ -34,7 +34,7 @@ export class Explanation {
 
   /**
    * For each row the k largest contributions with their names, largest first; values without names are called by their
-   * place: "3", or "7, 12" in an image.
+   * place: "3", or "7, 12" in an image; those of a window by channel and step, counted from 0: "pressure @ 12".
    *
    * @param {number} [k]
    * @returns {[string, number][][]}
@@ -43,10 +43,17 @@ export class Explanation {
     if (!Number.isInteger(k) || k < 1) throw new InputError(`top: expected a whole number from 1, got ${k}`);
     const [n, ...shape] = this.dims;
     const size = sizeOf(shape);
+    const { names } = this;
+    /** @type {(index: number) => string} */
+    const nameOf = (index) => {
+      if (!names) return placeOf(index, shape).join(", ");
+      if (names.length === size) return names[index];
+      return `${names[index % names.length]} @ ${Math.floor(index / names.length)}`;
+    };
     return Array.from({ length: n }, (_, row) => {
       const values = this.data.subarray(row * size, (row + 1) * size);
       const order = Array.from(values.keys()).sort((one, other) => values[other] - values[one]);
-      return order.slice(0, k).map((index) => [this.names?.[index] ?? placeOf(index, shape).join(", "), values[index]]);
+      return order.slice(0, k).map((index) => [nameOf(index), values[index]]);
     });
   }
 }
