@@ -83,12 +83,15 @@ def measure_false_alarms(paths: Sequence[Path], methods: Sequence[str], *, seeds
 
 
 def print_false_alarms(promises: Sequence[Promise]) -> None:
-    """Print a table for each method: a line per set, with means over the splits."""
+    """Print a table for each method: a line per set, with means over the splits.
+
+    The last column is the median, over the splits, of the threshold over the median score.
+    """
     for method in dict.fromkeys(each.method for each in promises):
         chosen = [each for each in promises if each.method == method]
-        columns = ("rows", "stated", "interval", "fresh rows", "measured", "lowest to highest", "within", "recall")
-        asked = f"False alarms, {method}: {100 * chosen[0].requested:g} % asked for"
-        shown = table(asked, "", *(f">{name}" for name in (*columns, "threshold / median")))
+        columns = ("rows", "stated", "interval", "fresh", "measured", "range", "within", "recall", "/ median")
+        asked = f"False alarms in %, {method}: {100 * chosen[0].requested:g} % asked for"
+        shown = table(asked, "", *(f">{name}" for name in columns))
         for name in dict.fromkeys(each.data for each in chosen):
             some = [each for each in chosen if each.data == name]
             low, high = np.mean([each.interval for each in some], axis=0)
@@ -97,11 +100,11 @@ def print_false_alarms(promises: Sequence[Promise]) -> None:
                 name,
                 str(some[0].rows),
                 _percent(float(np.mean([each.stated for each in some]))),
-                f"{_percent(low)} to {_percent(high)}",
+                f"{_percent(low)}-{_percent(high)}",
                 str(some[0].fresh),
                 _percent(float(np.mean(rates))),
-                f"{_percent(min(rates))} to {_percent(max(rates))}",
-                f"{sum(each.within for each in some)} of {len(some)}",
+                f"{_percent(min(rates))}-{_percent(max(rates))}",
+                f"{sum(each.within for each in some)}/{len(some)}",
                 f"{np.mean([each.recall for each in some]):.3f}",
                 f"{np.median([each.ratio for each in some]):.1f}",
             )
@@ -110,8 +113,8 @@ def print_false_alarms(promises: Sequence[Promise]) -> None:
         click.echo(
             f"{method}: measured rate within the stated interval in {within} of {len(chosen)} trials "
             f"({100 * within / len(chosen):.1f} %), certainly outside in {wrong}; mean rate "
-            f"{_percent(float(np.mean([each.measured for each in chosen])))}, stated "
-            f"{_percent(float(np.mean([each.stated for each in chosen])))}"
+            f"{_percent(float(np.mean([each.measured for each in chosen])))} %, stated "
+            f"{_percent(float(np.mean([each.stated for each in chosen])))} %"
         )
 
 
@@ -152,4 +155,4 @@ def _promises(path: Path, seed: int, methods: Sequence[str], fpr: float) -> list
 
 
 def _percent(rate: float) -> str:
-    return f"{100 * rate:.2f} %"
+    return f"{100 * rate:.2f}"

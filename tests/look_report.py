@@ -1,9 +1,10 @@
 """Look at reports in a real browser: `python -m tests.look_report -o FOLDER [REPORT.html ...]`.
 
-Without reports it makes three, of a table with labelled anomalies, of digits, and of windows of a series. Each is
-opened in headless Chromium in light and dark, on a phone and as it prints; the pictures are left in FOLDER to be looked
-at. Exits with 1 if a page asks for anything from outside, complains, is wider than its window or has text too small to
-read. FOLDER/split.png, the first report half light and half dark, is what docs/report.png shows.
+Without reports it makes four, of a table with labelled anomalies, of digits, of windows of a series from a generative
+model, and of digits that are restored. Each is opened in headless Chromium in light and dark, on a phone and as it
+prints; the pictures are left in FOLDER to be looked at. Exits with 1 if a page asks for anything from outside,
+complains, is wider than its window or has text too small to read. FOLDER/split.png, the first report half light and
+half dark, is what docs/report.png shows.
 """
 
 from __future__ import annotations
@@ -42,12 +43,13 @@ def sensors() -> Dataset:
 
 
 def make_reports(folder: Path) -> list[Path]:
-    """Write a report for each kind of rows that there is."""
-    network = make_bundle(folder / "windows", Recipe((48, 3), "TC", latent_dim=6))
+    """Write a report for each kind of rows that there is, of generative and denoising models among them."""
+    network = make_bundle(folder / "windows", Recipe((48, 3), "TC", latent_dim=6, generative=True))
     write_report(GOLDEN / "table", sensors(), folder / "table.html", force=True)
     write_report(GOLDEN / "convolutional", "digits", folder / "digits.html", force=True)
     write_report(folder / "windows", network.rows(300), folder / "windows.html", force=True)
-    return [folder / f"{name}.html" for name in ("table", "digits", "windows")]
+    write_report(GOLDEN / "denoising", "digits", folder / "denoising.html", force=True)
+    return [folder / f"{name}.html" for name in ("table", "digits", "windows", "denoising")]
 
 
 def problems(look: Look, width: int) -> list[str]:

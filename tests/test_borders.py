@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "edgeae"
 GOLDEN = Path(__file__).parents[1] / "export" / "golden"
 
-TORCH_SIDE = ("models", "training", "export", "evaluation", "report")
+TORCH_SIDE = ("models", "training", "export", "evaluation", "report", "sweeping")
 THIRD_PARTY_OF_TRAIN = (
     "torch", "onnx", "onnxscript", "lightning_fabric", "safetensors", "sklearn", "scipy", "matplotlib", "mlxtend",
     "PIL", "pandas", "pyarrow",
@@ -95,7 +95,10 @@ def test_without_onnxruntime_the_error_names_both_commands() -> None:
     assert "MissingPackageError" in output
 
 
-@pytest.mark.parametrize("command", [["train", "digits", "-o", "run"], ["export", "run", "-o", "bundle"], ["demo"]])
+@pytest.mark.parametrize(
+    "command",
+    [["train", "digits", "-o", "run"], ["export", "run", "-o", "bundle"], ["demo"], ["sweep", "digits", "-o", "s"]],
+)
 def test_without_torch_the_error_names_the_command_that_installs_it(command: list[str], tmp_path: Path) -> None:
     code = blocked("torch") + f"import os; os.chdir({str(tmp_path)!r}); from edgeae.cli import main; main(sys.argv[1:])"
     output = run(code, *command, ok=False)

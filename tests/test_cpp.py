@@ -17,6 +17,8 @@ import pytest
 
 import edgeae
 from edgeae.bundle import Bundle
+from edgeae.bundle.manifest import Normalisation
+from tests.bundles import Recipe, make_bundle
 from tests.mistakes import every_value
 from tests.wrong import comparable, plain_parts, python_says, write_calls, write_manifests, write_mistakes
 
@@ -113,9 +115,13 @@ def test_the_readmes_program_builds_and_runs(build: Path, tmp_path: Path) -> Non
     run("cmake", "--install", build, "--prefix", tmp_path / "prefix")
     configure(tmp_path, tmp_path / "out", f"-DCMAKE_PREFIX_PATH={tmp_path / 'prefix'}")
     run("cmake", "--build", tmp_path / "out")
-    *judged, alone = run(tmp_path / "out" / "detector", TABLE).splitlines()
+    *judged, alone, _, _, _ = lines = run(tmp_path / "out" / "detector", TABLE).splitlines()
     with edgeae.load(TABLE, device="cpu") as model:
-        (score,) = model.score(np.full((1, 10), 0.5, np.float32)).tolist()
+        row = np.full((1, 10), 0.5, np.float32)
+        (score,) = model.score(row).tolist()
+        (reasons,) = model.explain(row).top(3)
+    for line, (name, value) in zip(lines[-3:], reasons, strict=True):
+        assert line.split()[:2] == [name, "adds"] and float(line.split()[2]) == pytest.approx(value, rel=1e-3)
     assert [line.split()[1] for line in judged] == ["anomaly" if score > model.threshold else "normal"] * 2
     np.testing.assert_allclose([float(line.split()[0]) for line in [*judged, alone]], score, rtol=1e-4)
 
@@ -140,6 +146,86 @@ def rows() -> np.ndarray[Any, np.dtype[np.float32]]:
         x = np.tile(model.reconstruct(golden.x), (3, 1)) * rng.normal(1, 0.01, (3 * len(golden.x), 1))
     x[3, 4] = np.nan
     return np.ascontiguousarray(x, np.float32)
+
+
+# Takes [library, [[path, precision, rows.npy, out.npy], ...]], writes what each value of the rows contributes to their
+# scores and prints what the values are called; of rows without axes, which are scores, it writes the calibrated ones.
+EXPLAINER = """
+import ctypes, json, runpy, sys
+import numpy as np
+library, cases = json.load(sys.stdin)
+example = runpy.run_path(sys.argv[1])
+edgeae, error, size = ctypes.CDLL(library), ctypes.create_string_buffer(65536), ctypes.c_size_t(65536)
+def called(function, *arguments):
+    status = getattr(edgeae, function)(*arguments, error, size)
+    assert not status, error.value
+names = []
+for path, precision, rows, out in cases:
+    x = np.load(rows)
+    options = example["Options"](struct_size=ctypes.sizeof(example["Options"]), device=b"cpu")
+    options.precision = precision.encode()
+    model, found, name = ctypes.c_void_p(), np.empty(x.shape, np.float32), ctypes.create_string_buffer(80)
+    called("edgeae_load", path.encode(), ctypes.byref(options), ctypes.byref(model))
+    function = "edgeae_explain_u8" if x.dtype == np.uint8 else "edgeae_explain" if x.ndim > 1 else "edgeae_calibrate"
+    called(function, model, ctypes.c_void_p(x.ctypes.data), ctypes.c_size_t(len(x)), ctypes.c_void_p(found.ctypes.data))
+    np.save(out, found)
+    names.append([])
+    for index in range(min(200, x[0].size if x.ndim > 1 else 0)):
+        called("edgeae_value_name", model, ctypes.c_size_t(index), name, ctypes.c_size_t(80))
+        names[-1].append(name.value.decode())
+    edgeae.edgeae_free(model)
+print(json.dumps(names))
+"""
+
+
+def test_explanations_are_pythons(library: Path, tmp_path: Path) -> None:
+    per_channel = Normalisation("standard", (0.1, 0.2, 0.3), (1.0, 2.0, 0.5))
+    recipes = {
+        "elbo": Recipe(score="elbo", generative=True),
+        "chw": Recipe((3, 4, 5), "CHW", manifest={"normalisation": per_channel}),
+        "hwc": Recipe((4, 5, 3), "HWC", score="zscore", manifest={"normalisation": per_channel}),
+        "bytes": Recipe((3, 3), "HW", dtype="uint8", shift=0.0, scale=255.0, score="bce"),
+    }
+    paths = [path.parent for path in sorted(GOLDEN.glob("*/manifest.json"))]
+    for name, recipe in recipes.items():
+        make_bundle(tmp_path / name, recipe)
+        paths.append(tmp_path / name)
+    cases: list[tuple[str, ...]] = []
+    wanted = []
+    for path in paths:
+        for precision in Bundle.read(path).manifest.precisions:
+            with edgeae.load(path, device="cpu", precision=precision) as model:
+                x = Bundle.read(path).golden(precision).x
+                wanted.append(model.explain(x))
+            files = [tmp_path / f"{len(cases)}-{which}.npy" for which in ("x", "out")]
+            np.save(files[0], x)
+            cases.append((str(path), precision, *map(str, files)))
+    order = json.dumps([str(library), cases])
+    names = json.loads(run(sys.executable, "-c", EXPLAINER, CPP / "examples" / "score.py", text=order))
+    for (path_, precision, _, out), explained, called in zip(cases, wanted, names, strict=True):
+        found, scale = np.load(out), float(np.abs(explained.values).mean())
+        np.testing.assert_allclose(found, explained.values, 1e-3, 1e-3 * scale, err_msg=f"{path_} {precision}")
+        assert called == [explained.name(index) for index in range(len(called))]
+
+
+def test_calibrated_scores_are_pythons(library: Path, tmp_path: Path) -> None:
+    cases: list[tuple[str, ...]] = []
+    wanted = []
+    for precision in ("fp32", "int8"):
+        with edgeae.load(GOLDEN / "windows", device="cpu", precision=precision) as model:
+            (steps, _) = model.bundle.statistics()[f"scores_{precision}"]
+            ends = [0, -np.inf, np.inf, np.nan, np.float32(1e30)]
+            scores = np.concatenate([steps, np.nextafter(steps, np.inf), np.nextafter(steps, -np.inf), ends])
+            scores = scores.astype(np.float32)
+            wanted.append(model.calibrate(scores))
+        files = [tmp_path / f"{precision}-{which}.npy" for which in ("scores", "out")]
+        np.save(files[0], scores)
+        cases.append((str(GOLDEN / "windows"), precision, *map(str, files)))
+    order = json.dumps([str(library), cases])
+    run(sys.executable, "-c", EXPLAINER, CPP / "examples" / "score.py", text=order)
+    for (*_, out), calibrated in zip(cases, wanted, strict=True):
+        assert len(np.unique(calibrated)) > 50
+        np.testing.assert_array_equal(np.load(out), calibrated)
 
 
 # Takes [library, [[path, options, rows or null], ...]] and prints the class and the text of the error of each, or twice

@@ -36,6 +36,22 @@ def test_rows_that_cannot_resolve_a_rate_are_reported(caplog: pytest.LogCaptureF
     assert "cannot resolve" in caplog.text
 
 
+@pytest.mark.parametrize(("rows", "tail"), [(99, False), (150, True)])
+def test_a_threshold_that_odd_rows_decide_is_reported(rows: int, tail: bool, caplog: pytest.LogCaptureFixture) -> None:
+    ordinary = np.linspace(1, 2, rows, dtype=np.float32)
+    odd = np.append(ordinary[1:], np.float32(4000))
+    with caplog.at_level(logging.WARNING, logger="edgeae"):
+        quantile_threshold(ordinary, 0.01)
+        assert not caplog.text
+        assert quantile_threshold(odd, 0.01).value == 4000
+        assert f"4000 is {4000 / np.median(odd):.0f} times the median score of the {rows} normal rows" in caplog.text
+        assert "--calibrate DATA" in caplog.text and ("--method evt" in caplog.text) is tail
+        caplog.clear()
+        quantile_threshold(odd, 0.05)
+        quantile_threshold(odd - 3, 0.05)  # scores below zero have no such scale
+        assert not caplog.text
+
+
 @pytest.mark.parametrize(
     ("values", "fpr", "words"), [([], 0.1, "no finite"), ([np.nan], 0.1, "no finite"), ([1], 0, "fpr")]
 )

@@ -18,17 +18,20 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeae.bundle.manifest import Layout, Provenance
+from edgeae.bundle import Bundle
+from edgeae.bundle.manifest import Input, Layout, Provenance, Series
 from edgeae.cli import main
 from edgeae.data import Dataset
 from edgeae.errors import EdgeaeError, InputError, MissingPackageError
+from edgeae.evaluation.denoise import Span
+from edgeae.evaluation.pictures import psnr
 from edgeae.report import write_report
 from edgeae.report.charts import Axis, number
 from edgeae.report.facts import principal_components, read_history
 from edgeae.report.markup import document, element
 from tests import look_report
 from tests.browser import Browser, find_chromium
-from tests.bundles import make_bundle
+from tests.bundles import Recipe, make_bundle
 from tests.look_report import problems, sensors
 from tests.test_borders import GOLDEN, THIRD_PARTY_OF_TRAIN, blocked, run
 
@@ -244,7 +247,69 @@ def test_many_features_and_channels(tmp_path: Path) -> None:
     assert "feature, 0 to 499" in Page(tmp_path / "v.html").text
     network = make_bundle(tmp_path / "c", shape=(16, 9), layout="TC")
     write_report(tmp_path / "c", network.rows(30), tmp_path / "w.html")
-    assert Page(tmp_path / "w.html").text.count(" of 9, normalised values") == 12
+    assert Page(tmp_path / "w.html").text.count(", of 9 channels, normalised values") == 12
+
+
+@pytest.mark.parametrize("layout", SHAPES)
+@pytest.mark.parametrize("count", [1, 3, 40])
+def test_a_gallery_of_what_the_model_makes(tmp_path: Path, layout: Layout, count: int) -> None:
+    recipe = Recipe(
+        SHAPES[layout],
+        layout,
+        generative=True,
+        manifest={"variant": "denoising"},
+        metadata={"edgeae.variant": "denoising"},
+    )
+    network = make_bundle(tmp_path / "b", recipe)
+    rows = network.rows(count)
+    write_report(tmp_path / "b", rows, tmp_path / "r.html")
+    page = Page(tmp_path / "r.html")
+    assert_self_contained(page)
+    assert_described(page)
+    assert ("From one end of the first component" in page.text) is (count > 1)
+    is_image = layout in ("HW", "CHW", "HWC")
+    alts = page.values("img", "alt")
+    between = sum(alt.endswith("of the way") for alt in alts)
+    assert sum(alt.startswith("generated") for alt in alts) == (12 if is_image else 0)
+    assert between == (0 if not is_image or count == 1 else 4 if count == 2 else 8)
+    assert sum(alt.endswith("noisy") for alt in alts) == (3 * min(6, count) if is_image else 0)
+    assert page.text.count("Noise was added to") == page.text.count("Drawn at random") == 1
+    figures = re.findall(r"rows: (\S+) dB with the noise, (\S+) dB restored", page.text)
+    assert len(figures) == 3
+    # of the network's arithmetic, where the noise is the one that the report draws
+    span = Span.of(rows, Bundle.read(tmp_path / "b").manifest)
+    ranking = np.argsort(network.score(rows))
+    shown = min(6 if is_image else 1, count)
+    first = (count - shown) // 2
+    clean = rows[np.sort(ranking[first : first + shown])]
+    noisy = span.noisy(clean, "gaussian", 0.25, 0)
+    wanted = [psnr(span.units(each), span.units(clean)) for each in (noisy, network.reconstruct(noisy))]
+    for found, value in zip(figures[0], wanted, strict=True):
+        assert found == "-" if value is None else float(found) == pytest.approx(value, rel=0.01)
+
+
+def test_only_what_a_model_is_for_is_in_its_gallery(tmp_path: Path) -> None:
+    network = make_bundle(tmp_path / "b")
+    write_report(tmp_path / "b", network.rows(20), tmp_path / "r.html")
+    page = Page(tmp_path / "r.html")
+    assert "Drawn at random" not in page.text and "Noise was added" not in page.text
+
+
+def test_a_window_shows_when_and_where_its_score_comes_from(tmp_path: Path) -> None:
+    series = Series(channel_names=("heat", "flow"))
+    names = {"input": Input((300, 2), "float32", "TC", series=series)}
+    network = make_bundle(tmp_path / "b", Recipe((300, 2), "TC", manifest=names))
+    rows = network.rows(9)
+    rows[4, 123, 1] += 90
+    write_report(tmp_path / "b", rows, tmp_path / "r.html")
+    page = Page(tmp_path / "r.html")
+    assert_described(page)
+    worst, *others = [text for text in page.values("svg", "aria-label") if text.startswith("Most at")]
+    assert worst.startswith("Most at flow @ 123 (") and len(others) == 5
+    # the strongest shade of the worst row's map is where the error is; four steps make a column
+    heat_map = page.source[page.source.index(f'aria-label="{worst[:16]}') :]
+    (strongest,) = re.findall(r'fill-opacity="1" d="([^"]+)"', heat_map[: heat_map.index("</figure>")])
+    assert strongest == "M120 1h4v1h-4z"
 
 
 def write_run(folder: Path, provenance: Provenance = PROVENANCE, history: str | None = None) -> Path:
@@ -389,8 +454,8 @@ def test_looking_at_reports_finds_nothing_wrong(tmp_path: Path, capsys: pytest.C
     status = look_report.main(["-o", str(tmp_path)])
     lines = capsys.readouterr().out.splitlines()
     assert status == 0 and all(line.endswith(": ok") for line in lines), lines
-    assert len(lines) == 3 * len(look_report.VIEWS)
-    for report in ("table", "digits", "windows"):  # dark is dark, a phone is narrow
+    assert len(lines) == 4 * len(look_report.VIEWS)
+    for report in ("table", "digits", "windows", "denoising"):  # dark is dark, a phone is narrow
         assert len({(tmp_path / f"{report}-{view}.png").read_bytes() for view in look_report.VIEWS}) == 4
     assert (tmp_path / "split.png").stat().st_size < 200 * 1024
 

@@ -186,7 +186,7 @@ def test_the_largest_contributions_come_with_names(bundles: dict[str, tuple[Path
 
 def test_values_of_windows_are_called_by_channel_and_step() -> None:
     with load(GOLDEN["windows"]) as model:
-        rows = model.bundle.golden().x
+        rows = model.bundle.golden().x.copy()
         rows[0, 7, 1] += 9
         assert model.explain(rows).top(1)[0][0][0] == "flow @ 7"
         assert model.reasons(rows[:1], 1)["feature_1"] == ["flow @ 7"]

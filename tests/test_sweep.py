@@ -20,17 +20,20 @@ from hypothesis import strategies as st
 import edgeae
 from edgeae.bundle import Bundle
 from edgeae.cli import main
+from edgeae.codec import coded_size
 from edgeae.data import load_data
 from edgeae.errors import InputError, MissingPackageError, TrainingError
 from edgeae.runtime.verify import verify_bundle
 from edgeae.sweeping import Limits, Point, Sweep, Trial, loop
 from edgeae.sweeping.front import pareto_front, pick
+from edgeae.sweeping.measure import make_trial
 from edgeae.sweeping.record import read_sweep
 from edgeae.sweeping.search import check_search, next_setting
 from edgeae.sweeping.space import combinations, grid, options_of, read_parameters, suggested_parameters
 from edgeae.training.config import TrainConfig
 from edgeae.training.defaults import Facts
 
+GOLDEN = Path(__file__).parents[1] / "export" / "golden"
 IMAGES = Facts(1000, (28, 28), "HW", whole_numbers=True, minimum=0, maximum=255)
 VECTORS = Facts(1000, (10,), "vector", whole_numbers=False, minimum=-3, maximum=3)
 FEW: dict[str, Any] = {"epochs": 1, "latents": ("int8", "int3"), "seconds": 0.01}
@@ -233,7 +236,7 @@ def test_a_sweep_trains_measures_and_picks(found: tuple[Path, Sweep]) -> None:
     assert (out / "front.png").read_bytes().startswith(b"\x89PNG")
     points = [point for trial in sweep.trials for point in trial.points]
     assert len(points) == 6 and {point.dtype for point in points} == {"int8", "int3"}
-    by = {(sweep.trials[each.trial].setting["latent_dim"], each.dtype): each for each in points}
+    by = {(sweep.trials[each.trial - 1].setting["latent_dim"], each.dtype): each for each in points}
     assert by["2", "int3"].row_bytes < by["2", "int8"].row_bytes < by["12", "int8"].row_bytes < 64
     assert by["2", "int8"].model_bytes < by["12", "int8"].model_bytes < by["12", "int8"].bundle_bytes
     assert all(point.latency_us > 0 and point.rows_per_second > 0 for point in points)
@@ -249,18 +252,28 @@ def test_what_is_picked_is_the_smallest_and_a_whole_bundle(found: tuple[Path, Sw
     assert sweep.best.model_bytes == min(point.model_bytes for point in sweep.front)
     assert not [check for check in verify_bundle(out / "best") if not check.passed]
     assert Bundle.read(out / "best").digest == Bundle.read(out / "trials" / str(sweep.best.trial) / "bundle").digest
-    assert all((out / "trials" / str(number) / "run" / "model.json").is_file() for number in range(3))
+    assert all((out / "trials" / str(number) / "run" / "model.json").is_file() for number in (1, 2, 3))
 
 
 def test_the_error_is_that_of_a_latent_file(found: tuple[Path, Sweep]) -> None:
     out, sweep = found
     trial = sweep.trials[0]
-    rows = np.load(out / "trials" / "0" / "run" / "reference.npz")["x_validation"]
-    with edgeae.load(out / "trials" / "0" / "bundle", device="cpu") as model:
+    rows = np.load(out / "trials" / "1" / "run" / "reference.npz")["x_validation"]
+    with edgeae.load(out / "trials" / "1" / "bundle", device="cpu") as model:
         plain = float(np.mean(np.square((model.reconstruct(rows) - rows) / 16.0)))
     exact, rough = sorted(trial.points, key=lambda each: -each.row_bytes)
     assert exact.mse == pytest.approx(plain, rel=2e-2) and exact.mse != pytest.approx(plain, rel=1e-9)
     assert rough.dtype == "int3" and exact.psnr is not None
+
+
+def test_the_normalised_error_counts_each_feature_on_its_own_scale() -> None:
+    with edgeae.load(GOLDEN / "table", device="cpu") as model:
+        rows = np.tile(model.bundle.golden().x, (4, 1))
+        coded = coded_size(model, rows, "float32")
+        _, scale = model.manifest.normalisation.arrays(model.input_shape, model.manifest.input.layout)
+        plain = (model.reconstruct(rows) - rows) / scale
+    assert len(set(np.unique(scale))) > 1
+    assert coded.normalised_error == pytest.approx(float(np.mean(np.square(plain))), rel=1e-4)
 
 
 def test_a_sweep_that_is_resumed_goes_on_as_if_it_had_not_stopped(
@@ -273,16 +286,15 @@ def test_a_sweep_that_is_resumed_goes_on_as_if_it_had_not_stopped(
         made += 1
         if made == 2:
             raise KeyboardInterrupt
-        return original(trial, *arguments, **options)
+        return make_trial(trial, *arguments, **options)
 
-    original = loop.make_trial
     monkeypatch.setattr(loop, "make_trial", interrupted)
     vary = {"latent_dim": (2, 5, 12)}
     stopped = edgeae.sweep("digits", out, vary=vary, **FEW)
     assert stopped.stopped == "interrupted" and len(stopped.trials) == 1 and stopped.front
-    assert not (out / "trials" / "1").exists() and (out / "front.png").is_file()
-    (out / "trials" / "1").mkdir()  # what a killed process leaves
-    (out / "trials" / "1" / "run").write_text("torn")
+    assert not (out / "trials" / "2").exists() and (out / "front.png").is_file()
+    (out / "trials" / "2").mkdir()  # what a killed process leaves
+    (out / "trials" / "2" / "run").write_text("torn")
     whole = edgeae.sweep("digits", out, resume=True, seconds=0.01, limits=Limits(max_mse=1e-9))
     assert whole.stopped == "finished"
     same = [[(point.mse, point.row_bytes) for point in trial.points] for trial in whole.trials]
@@ -378,7 +390,7 @@ def test_the_command_prints_the_front_and_says_when_nothing_meets_the_limits(tmp
     out = tmp_path / "out"
     settings = ("--vary", "latent-dim=2", "--epochs", "1", "--latents", "int8", "--seconds", "0.01")
     first = run("digits", "-o", out, *settings, "--max-bytes", "100000")
-    assert "latent_dim" in first.stdout and "picked: trial 0, dense 64-2-64" in first.stderr
+    assert "latent_dim" in first.stdout and "picked: trial 1, dense 64-2-64" in first.stderr
     assert "edgeae compress" in first.stderr and (out / "best" / "manifest.json").is_file()
     assert "exists already" in run("digits", "-o", out, *settings, fails=1).stderr
     again = run("digits", "-o", out, "--resume", "--seconds", "0.01", "--max-mse", "1e-9", "--json", fails=1)

@@ -178,7 +178,9 @@ def test_golden_rows_in_a_browser(browser: Browser, site: tuple[Path, str]) -> N
 # What the module does beyond the golden rows
 
 
-@pytest.mark.parametrize("name", ["table", "variational", "convolutional", "denoising", "dense-uint8-batch1", "windows"])
+@pytest.mark.parametrize(
+    "name", ["table", "variational", "convolutional", "denoising", "dense-uint8-batch1", "windows"]
+)
 def test_fresh_rows_give_what_python_gives(either: Driver, name: str) -> None:
     rng = np.random.default_rng(3)
     with edgeae.load(GOLDEN / name, device="cpu") as model:

@@ -86,6 +86,9 @@ def sweep_command(
         edgeae sweep sensors.csv -o sweep --vary latent_dim=2..16 --vary width=16,64 --vary lr=1e-3..1e-2 --epochs 30
     """
     import edgeae
+
+    wanted = _split(vary)
+    search = edgeae.sweep  # a missing package is said before it is looked for below
     from edgeae.sweeping import Limits
 
     base = TrainConfig.from_toml(config) if config is not None else None
@@ -93,12 +96,12 @@ def sweep_command(
     with status("sweeping") as tell:
 
         def progress(trial: Trial) -> None:
-            tell(f"{trial.number + 1} of {trials} trials done")
+            tell(f"{trial.number} trials done, {trials} at most")
 
-        found = edgeae.sweep(
+        found = search(
             data,
             out,
-            vary=_split(vary) or None,
+            vary=wanted or None,
             latents=latents,
             weights=weights,
             trials=trials,
@@ -145,7 +148,7 @@ def _print(found: Sweep) -> None:
     columns = (">trial", *(f">{name}" for name in varied), "weights", ">kB", ">µs")
     shown = table(title, *columns, *(f">{name}" for name in found.latents))
     for (number_of, weights), own in models.items():
-        trial, one = found.trials[number_of], next(iter(own.values()))
+        trial, one = found.trials[number_of - 1], next(iter(own.values()))
         shown.add_row(
             str(trial.number),
             *(trial.setting.get(name, "") for name in varied),
@@ -156,7 +159,7 @@ def _print(found: Sweep) -> None:
 
 
 def _cell(point: Point | None) -> str:
-    return "" if point is None else f"{number(point.mse)} {point.row_bytes:.1f}"
+    return "" if point is None else f"{number(point.mse)}\n{point.row_bytes:.1f} B"
 
 
 def _say_picked(found: Sweep, out: Path) -> None:
@@ -178,7 +181,7 @@ def _say_picked(found: Sweep, out: Path) -> None:
 
 
 def _described(found: Sweep, point: Point) -> str:
-    trial = found.trials[point.trial]
+    trial = found.trials[point.trial - 1]
     return (
         f"trial {point.trial}, {trial.model}, {point.weights}, {point.dtype} latents: MSE {number(point.mse)}, "
         f"{point.row_bytes:.1f} bytes a row, {point.model_bytes / 1e3:.1f} kB, {point.latency_us:.1f} µs"

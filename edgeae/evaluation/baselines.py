@@ -234,12 +234,14 @@ def compare_with_baselines(
     )
 
 
-def say(comparison: Comparison | None, prefix: str = "") -> None:
+def say(comparison: Comparison | None) -> None:
     """Log who is better: as a warning where it is not the model."""
     if comparison is None:
         return
-    for sentence in comparison.sentences():
-        _log.log(logging.INFO if comparison.wins else logging.WARNING, "%s%s", prefix, sentence)
+    verdict, *others = comparison.sentences()
+    _log.log(logging.INFO if comparison.wins else logging.WARNING, verdict)
+    for sentence in others:
+        _log.info(sentence)
 
 
 def divide(normal: Array, *, ordered: bool) -> tuple[Array, Array]:

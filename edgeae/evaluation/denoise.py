@@ -18,7 +18,7 @@ from edgeae.data import Dataset, load_rows
 from edgeae.errors import InputError, MissingPackageError
 from edgeae.evaluation.pictures import psnr, ssim
 
-__all__ = ["NOISES", "Denoising", "Fidelity", "Noise", "Restored", "add_noise", "evaluate_denoising"]
+__all__ = ["NOISES", "Denoising", "Fidelity", "Noise", "Restored", "Span", "add_noise", "evaluate_denoising"]
 
 Noise = Literal["gaussian", "salt_and_pepper", "masking"]
 NOISES: Final[tuple[Noise, ...]] = get_args(Noise)
@@ -142,7 +142,7 @@ def evaluate_denoising(
     dataset = load_rows(data, manifest.input, label_column=label_column, columns=columns, data_dir=data_dir)
     generator = np.random.default_rng(seed)
     fitted, clean = _halves(dataset, rows, generator)
-    span = _Span.of(np.concatenate([fitted, clean]), manifest.input)
+    span = Span.of(np.concatenate([fitted, clean]), manifest)
     tell("PCA: fitting")
     pca = _Pca.fit(span.units(fitted), manifest.latent_dim)
 
@@ -156,7 +156,7 @@ def evaluate_denoising(
             precision: stack.enter_context(edgeae.load(path, device=device, precision=precision, trust=trust))
             for precision in manifest.precisions
         }
-        for kind, level, x in _noisy(clean, span, manifest, noise, levels, generator):
+        for kind, level, x in _noisy(clean, span, noise, levels, generator):
             tell(f"{kind} {level:g}")
             made.append(
                 Restored(
@@ -224,16 +224,33 @@ def add_noise(
 
 
 @dataclass(frozen=True)
-class _Span:
-    """The range of the data: of each feature or channel, or of all values of images. Both broadcast against rows."""
+class Span:
+    """The range of the data: of each feature or channel, or of all values of images.
+
+    Attributes:
+        low: Its least value; broadcasts against rows, like the next two.
+        high: Its largest value.
+        zero: What normalisation makes 0.
+        clip: Whether noisy values stay inside, as those of images do.
+    """
 
     low: Array
     high: Array
+    zero: Array
+    clip: bool
 
     @staticmethod
-    def of(x: Array, row: Input) -> _Span:
-        axes = tuple(range(x.ndim)) if row.layout in IMAGES else tuple(range(x.ndim - 1))
-        return _Span(*(extreme(axis=axes, keepdims=True)[0].astype(np.float32) for extreme in (x.min, x.max)))
+    def of(x: Array, manifest: Manifest) -> Span:
+        """Return the range of rows [n, *shape], at least one."""
+        row = manifest.input
+        is_image = row.layout in IMAGES
+        axes = tuple(range(x.ndim if is_image else x.ndim - 1))
+        low, high = (extreme(axis=axes, keepdims=True)[0].astype(np.float32) for extreme in (x.min, x.max))
+        return Span(low, high, manifest.normalisation.arrays(row.shape, row.layout)[0], is_image)
+
+    def noisy(self, x: Array, kind: Noise, level: float, seed: int) -> Array:
+        """Return a noisy copy of rows, see `add_noise`."""
+        return add_noise(x, kind, level, low=self.low, high=self.high, zero=self.zero, clip=self.clip, seed=seed)
 
     def units(self, x: Array) -> Array:
         """Return rows in units of the range, float64; what is constant counts as it is."""
@@ -277,29 +294,19 @@ def _halves(dataset: Dataset, rows: int, generator: np.random.Generator) -> tupl
 
 
 def _noisy(
-    clean: Array,
-    span: _Span,
-    manifest: Manifest,
-    kinds: Sequence[Noise],
-    levels: Sequence[float],
-    generator: np.random.Generator,
+    clean: Array, span: Span, kinds: Sequence[Noise], levels: Sequence[float], generator: np.random.Generator
 ) -> Iterator[tuple[Noise | Literal["none"], float, Array]]:
     """Yield the clean rows, and what each noise at each level makes of them."""
-    row = manifest.input
-    zero, _ = manifest.normalisation.arrays(row.shape, row.layout)
-    is_image = row.layout in IMAGES
     yield "none", 0.0, clean
     for kind in dict.fromkeys(kinds):
         for level in dict.fromkeys(levels):
-            seed = int(generator.integers(2**63))
-            noisy = add_noise(clean, kind, level, low=span.low, high=span.high, zero=zero, clip=is_image, seed=seed)
-            yield kind, level, noisy
+            yield kind, level, span.noisy(clean, kind, level, int(generator.integers(2**63)))
 
 
-def _baselines(x: Array, span: _Span, pca: _Pca, row: Input) -> Iterator[tuple[str, Array]]:
+def _baselines(x: Array, span: Span, pca: _Pca, row: Input) -> Iterator[tuple[str, Array]]:
     from scipy import ndimage
 
-    yield f"PCA, {len(pca.directions)} components", span.rows(pca.restore(span.units(x)))
+    yield "PCA", span.rows(pca.restore(span.units(x)))
     if row.layout == "vector":  # whose values have no neighbours
         return
     smooth = {"HW": (0, 1, 1), "CHW": (0, 0, 1, 1), "HWC": (0, 1, 1, 0), "TC": (0, 1, 0)}[row.layout]

@@ -16,11 +16,13 @@ import numpy as np
 
 from edgeae.report.markup import element, short
 
-__all__ = ["Axis", "Series", "bars", "chart", "dumbbells", "histogram", "number", "share_bar"]
+__all__ = ["Axis", "Series", "bars", "chart", "dumbbells", "heat_map", "histogram", "number", "share_bar"]
 
 Array = np.ndarray[Any, Any]
 SIDE = 1000  # of the stretched coordinate system that the marks are drawn in
 ROW = 22  # pixels per line of text in a chart with one line per feature
+MOST_COLUMNS = 96  # of a heat map
+SHADES = 12
 
 
 def number(value: float | None) -> str:
@@ -205,6 +207,55 @@ def dumbbells(description: str, names: Sequence[str], x: Array, x_hat: Array, ax
     ticks = [_tick(axis, value) for value in axis.ticks(4)]
     drawing = element("svg", *ticks, *marks, role="img", aria_label=description, height=height)
     return element("div", drawing, element("p", axis.label, class_="x-label"), class_="plot features")
+
+
+def heat_map(description: str, names: Sequence[str], values: Array, most: float, label: str) -> Element:
+    """Return a map with a line per channel: the stronger the colour, the larger the value.
+
+    Args:
+        description: What there is to be seen.
+        names: One per channel.
+        values: [steps, channels], not negative; so many steps that nobody could tell them apart are averaged.
+        most: What has the full colour; the colour goes with the square root, so that small values are seen.
+        label: Of the horizontal axis.
+    """
+    steps, height = len(values), ROW * len(names)
+    together = -(-steps // MOST_COLUMNS)
+    starts = np.arange(0, steps, together)
+    widths = np.diff(np.append(starts, steps))
+    columns = np.add.reduceat(values, starts, axis=0) / widths[:, None]
+    shades = np.rint(SHADES * np.sqrt(np.clip(columns / (most or 1.0), 0, 1)))
+    cells = []
+    for shade in range(1, SHADES + 1):
+        where = zip(*np.nonzero(shades == shade), strict=True)
+        path = "".join(f"M{starts[step]} {channel}h{widths[step]}v1h-{widths[step]}z" for step, channel in where)
+        if path:
+            cells.append(element("path", class_="contribution bar", fill_opacity=_short(shade / SHADES), d=path))
+    axis = Axis(0, max(1, steps), label)
+    stretched = element(
+        "svg",
+        element("rect", class_="track", width=steps, height=len(names)),
+        *cells,
+        viewBox=f"0 0 {steps} {len(names)}",
+        preserveAspectRatio="none",
+        width="100%",
+        height=height,
+    )
+    lines = [
+        element(
+            "text",
+            short(name, 14),
+            element("title", short(name)),
+            x="0",
+            y=ROW * index + ROW // 2,
+            dx="-8",
+            dy="0.32em",
+        )
+        for index, name in enumerate(names)
+    ]
+    ticks = [_tick(axis, value) for value in axis.ticks(4) if value == int(value)]
+    drawing = element("svg", *ticks, stretched, *lines, role="img", aria_label=description, height=height)
+    return element("div", drawing, element("p", label, class_="x-label"), class_="plot features")
 
 
 def bars(rows: Sequence[tuple[str, float]], kind: str, total: float) -> Element:

@@ -23,6 +23,7 @@ from edgeae.evaluation.detection import compare_bundle
 from edgeae.report.baselines import baselines_section
 from edgeae.report.charts import Axis, Series, chart, histogram, number
 from edgeae.report.facts import Curves, Facts, History, gather, principal_components, read_history
+from edgeae.report.gallery import generated_section, restored_section
 from edgeae.report.markup import definitions, document, element, figure, legend, section, short
 from edgeae.report.rows import contribution_section, reconstruction_section
 
@@ -113,7 +114,9 @@ def write_report(
             None if facts.baselines is None else baselines_section(facts.baselines),
             reconstruction_section(model, dataset, facts),
             contribution_section(model, dataset, facts),
+            restored_section(model, dataset, facts),
             _map(facts),
+            generated_section(model, dataset, facts),
             None if history is None else _training(history, model.manifest),
             _card(model),
             _footer(model),

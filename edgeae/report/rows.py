@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from xml.etree.ElementTree import Element
@@ -11,22 +9,22 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from edgeae.data import Dataset, normalise
-from edgeae.report.charts import Axis, Series, bars, chart, dumbbells, number
+from edgeae.report.charts import Axis, Series, bars, chart, dumbbells, heat_map, number
 from edgeae.report.facts import Facts
 from edgeae.report.markup import element, figure, legend, section, short
+from edgeae.report.pictures import Pictures
 
 if TYPE_CHECKING:
     from edgeae.runtime import Autoencoder
 
-__all__ = ["contribution_section", "reconstruction_section"]
+__all__ = ["channel_names", "contribution_section", "reconstruction_section"]
 
 Array = np.ndarray[Any, Any]
 PICTURES = 6  # of each kind
-LARGEST_SIDE = 128  # of a picture, in pixels; larger ones are scaled down
-SHARP_SIDE = 64  # up to here pixels are shown as squares
 MOST_FEATURES = 32  # with a line each; more become one line over all
 MOST_CHANNELS = 4
 EXPLAINED = 6  # rows
+MOST_LINES = 16  # of a map of channels over time
 TOP = 6  # features of each
 DOTS = (("original", "original"), ("reconstruction ring", "reconstruction"))
 LINES = (("original stroke", "original"), ("reconstruction stroke dashed", "reconstruction"))
@@ -42,7 +40,7 @@ def reconstruction_section(model: Autoencoder, data: Dataset, facts: Facts) -> E
     x = x.astype(np.float32)
     span = f"from {number(float(facts.scores[shown[0]]))} to {number(float(facts.scores[shown[-1]]))}"
     if data.is_image:
-        pictures = _Pictures(x, errors, data.layout)
+        pictures = Pictures(x, data.layout, errors)
         parts, start = [], 0
         for title, places in groups:
             cells = [
@@ -80,29 +78,63 @@ def reconstruction_section(model: Autoencoder, data: Dataset, facts: Facts) -> E
 
 def contribution_section(model: Autoencoder, data: Dataset, facts: Facts) -> Element | None:
     """Show which features make the scores of the worst rows; None for images, whose errors are shown as pictures."""
-    from edgeae.runtime import Explanation
-
     if data.is_image:
         return None
     worst = facts.ranking[::-1][:EXPLAINED]
     explained = model.explain(np.asarray(data.x[facts.rows[worst]]))
+    if data.layout == "TC":
+        return _moments(model, facts, worst, explained.values.astype(np.float64))
     values = explained.values.reshape(len(worst), -1).astype(np.float64)
-    if data.layout == "TC":  # the channels of a window, each over all its time
-        values = explained.values.sum(axis=1, dtype=np.float64)
-        names = tuple(f"channel {index}" for index in range(values.shape[1]))
-        explained = Explanation(values.astype(np.float32), names)
     figures, firsts = [], []
     for place, row, top in zip(worst, values, explained.top(TOP), strict=True):
         total = float(np.abs(row).sum())
         top = [(name if explained.names else f"value {name}", value) for name, value in top]
         firsts.append(top[0][0])
         figures.append(element("div", element("h3", _caption(facts, int(place))), bars(top, "contribution", total)))
+    holder = element("div", *figures, class_="columns")
+    return section("What makes the worst rows", element("p", _first(firsts)), holder)
+
+
+def _moments(model: Autoencoder, facts: Facts, worst: Array, values: Array) -> Element:
+    """Show which channels at which steps make the scores of the worst windows, [n, steps, channels]."""
+    names = channel_names(model)
+    parts = np.abs(values).sum(axis=1)  # of each channel, over all its time
+    shown = np.sort(np.argsort(-parts.sum(axis=0), kind="stable")[:MOST_LINES])
+    most = float(np.quantile(values[..., shown], 0.999))
+    figures = []
+    for place, row, of_channel in zip(worst, values, parts, strict=True):
+        step, channel = np.unravel_index(row.argmax(), row.shape)
+        total = float(of_channel.sum())
+        leading = int(of_channel.argmax())
+        share = 100 * float(of_channel[leading]) / total if total > 0 else 0.0
+        finding = (
+            f"Most at {short(names[channel])} @ {step} ({number(float(row[step, channel]))}); {share:.0f} % of it all "
+            f"comes from {short(names[leading])}."
+        )
+        drawn = heat_map(finding, [names[each] for each in shown], row[:, shown], most, "time step")
+        figures.append(figure(finding, drawn, title=_caption(facts, int(place))))
+    text = _first([names[int(of_channel.argmax())] for of_channel in parts])
+    if len(shown) < len(names):
+        text += f" The {len(shown)} channels with most of it are shown."
+    text += " The stronger the colour, the more a step of a channel adds to the score."
+    holder = element("div", *figures, class_="columns")
+    return section("What makes the worst rows", element("p", text), holder)
+
+
+def _first(firsts: Sequence[str]) -> str:
     common = max(sorted(set(firsts)), key=firsts.count)
-    finding = (
-        f"Shares of the reconstruction error of the {len(worst)} rows with the highest scores. "
-        f"{short(common)} comes first in {firsts.count(common)} of them."
+    return (
+        f"Shares of the reconstruction error of the {len(firsts)} rows with the highest scores. {short(common)} comes "
+        f"first in {firsts.count(common)} of them."
     )
-    return section("What makes the worst rows", element("p", finding), element("div", *figures, class_="columns"))
+
+
+def channel_names(model: Autoencoder) -> Sequence[str]:
+    """Return a name for each channel of a window."""
+    series = model.manifest.input.series
+    if series is not None and series.channel_names is not None:
+        return series.channel_names
+    return [f"channel {index}" for index in range(model.input_shape[1])]
 
 
 def _groups(ranking: Array, count: int) -> list[tuple[str, Array]]:
@@ -148,13 +180,14 @@ def _vectors(model: Autoencoder, x: Array, x_hat: Array, errors: Array, index: i
 
 def _windows(model: Autoencoder, x: Array, x_hat: Array, errors: Array, index: int, unit: str) -> Sequence[Element]:
     length, channels = x.shape[1:]
+    names = channel_names(model)
     by_channel = errors.sum(axis=(0, 1))
     chosen = np.sort(np.argsort(-by_channel, kind="stable")[:MOST_CHANNELS])
     panels = []
     for place in chosen:
         last = place == chosen[-1]
         time = Axis(0, max(1, length - 1), "time step" if last else "")
-        named = f"channel {place}" + (f" of {channels}" if channels > MOST_CHANNELS else "")
+        named = names[place] + (f", of {channels} channels" if channels > MOST_CHANNELS else "")
         pair = x[index, :, place], x_hat[index, :, place]
         axis = Axis.around(*pair, label=f"{named}, {unit or 'value'}", logarithmic=False)
         moment = int(errors[index, :, place].argmax())
@@ -168,7 +201,7 @@ def _two_lines(x: Array, x_hat: Array) -> list[Series]:
     return [Series("original", places, x), Series("reconstruction", places, x_hat)]
 
 
-def _cell(pictures: _Pictures, facts: Facts, place: int, index: int, x: Array, x_hat: Array, errors: Array) -> Element:
+def _cell(pictures: Pictures, facts: Facts, place: int, index: int, x: Array, x_hat: Array, errors: Array) -> Element:
     row = facts.rows[place]
     label = "" if facts.labels is None else _caption(facts, place).rpartition(",")[2].strip()
     return element(
@@ -181,57 +214,3 @@ def _cell(pictures: _Pictures, facts: Facts, place: int, index: int, x: Array, x
         element("br") if label else None,
         label or None,
     )
-
-
-class _Pictures:
-    """Turns rows into images that stand in the page, all over the same range of values."""
-
-    def __init__(self, x: Array, errors: Array, layout: str) -> None:
-        self._layout = layout
-        self._low, self._high = float(x.min()), float(x.max())
-        self._most = float(np.quantile(self._grey(errors), 0.999)) or 1.0
-
-    def image(self, row: Array, text: str) -> Element:
-        """Return a row as a picture."""
-        image = np.moveaxis(row, 0, -1) if self._layout == "CHW" else row
-        image = np.clip((image - self._low) / ((self._high - self._low) or 1.0), 0, 1)
-        if image.ndim == 3 and image.shape[2] != 3:
-            image = image.mean(axis=2)
-        return self._encode(np.rint(255 * image).astype(np.uint8), text, "")
-
-    def heat(self, errors: Array, text: str) -> Element:
-        """Return the errors of a row as a picture that is transparent where there are none."""
-        share = np.sqrt(np.clip(self._grey(errors) / self._most, 0, 1))  # small errors would not be seen
-        pixels = np.empty((*share.shape, 4), np.uint8)
-        pixels[..., :3] = (225, 90, 30)
-        pixels[..., 3] = np.rint(255 * share)
-        return self._encode(pixels, text, "heat")
-
-    def _grey(self, errors: Array) -> Array:
-        """Return the errors without channels: [..., H, W]."""
-        if self._layout == "HW":
-            return errors
-        mean: Array = errors.mean(axis=-3 if self._layout == "CHW" else -1)
-        return mean
-
-    @staticmethod
-    def _encode(pixels: Array, text: str, kind: str) -> Element:
-        from PIL import Image
-
-        picture = Image.fromarray(pixels)
-        sharp = max(picture.size) <= SHARP_SIDE
-        picture.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
-        buffer = io.BytesIO()
-        if sharp or kind == "heat":  # JPEG has no transparency, and blurs what is small
-            picture.save(buffer, "PNG", optimize=True)
-        else:
-            picture.save(buffer, "JPEG", quality=88)
-        data = base64.b64encode(buffer.getvalue()).decode()
-        return element(
-            "img",
-            src=f"data:image/{'png' if sharp or kind == 'heat' else 'jpeg'};base64,{data}",
-            alt=text,
-            width=picture.width,
-            height=picture.height,
-            class_=f"{kind} sharp".strip() if sharp else kind or None,
-        )

@@ -281,7 +281,7 @@ class Autoencoder:
                 source = np.asarray(rows[part], np.float32)
                 values[part] = contributions(self.manifest, statistics, source, expected[part])
         series = self.manifest.input.series
-        return Explanation(values, self.feature_names or (series and series.channel_names), expected)
+        return Explanation(values, self.feature_names if series is None else series.channel_names, expected)
 
     def reasons(self, x: object, k: int = 3) -> dict[str, np.ndarray[Any, Any]]:
         """Return why each row has its score, as columns of a table: the k values of the row that contribute most.

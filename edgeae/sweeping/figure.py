@@ -118,8 +118,9 @@ def _ticks(axis: object, values: Sequence[float]) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     if isinstance(axis, Axis):
-        narrow = max(values) < 30 * min(values)
-        axis.set_major_locator(LogLocator(10, subs=(1, 2, 3, 5, 7) if narrow else (1,)))
+        span = max(values) / max(min(values), 1e-300)
+        subs = (1, 1.5, 2, 3, 4, 5, 6, 8) if span < 5 else (1, 2, 3, 5, 7) if span < 50 else (1,)
+        axis.set_major_locator(LogLocator(10, subs=subs))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())
 

@@ -39,14 +39,14 @@ def pick(front: Sequence[Point], limits: Limits) -> tuple[Point | None, Point | 
     """Return the smallest point that meets the limits and None, or, where none does, None and the nearest.
 
     Smallest is that with the smallest model, of these that with the fewest bytes a row; nearest is that whose worst
-    miss, as a factor, is smallest. Without limits, and without points, both are None.
+    miss, as a factor, is smallest, then its second worst. Without limits, and without points, both are None.
     """
     if limits == Limits() or not front:
         return None, None
     fitting = [point for point in front if meets(point, limits)]
     if fitting:
         return min(fitting, key=_size), None
-    return None, min(front, key=lambda point: (max(beyond(point, limits).values()), _size(point)))
+    return None, min(front, key=lambda point: (sorted(beyond(point, limits).values(), reverse=True), _size(point)))
 
 
 def meets(point: Point, limits: Limits) -> bool:

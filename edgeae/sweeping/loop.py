@@ -175,7 +175,7 @@ def _make_trials(
 ) -> Sweep:
     said: set[str] = set()
     while len(found.trials) < trials:
-        number = len(found.trials)
+        number = len(found.trials) + 1
         if time.monotonic() >= until:
             return replace(found, stopped="time")
         setting = next_setting(found.parameters, found.trials, trials=trials, seed=found.config.seed)
@@ -184,7 +184,7 @@ def _make_trials(
         folder, trial, began = out / "trials" / str(number), Trial(number, setting, 0.0), time.monotonic()
         shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
         try:
-            with quiet(said):
+            with quiet(said, f"trial {number}: "):
                 folder.mkdir()
                 config = found.config.with_options(**options_of(setting, found.config, facts))
                 trial = make_trial(
@@ -192,7 +192,7 @@ def _make_trials(
                 )
         except KeyboardInterrupt:
             shutil.rmtree(folder, ignore_errors=True)
-            log.warning("interrupted; %d trials are done and kept, go on with --resume", number)
+            log.warning("interrupted; %d trials are done and kept, go on with --resume", len(found.trials))
             return replace(found, stopped="interrupted")
         except (DeviceError, MissingPackageError):
             shutil.rmtree(folder, ignore_errors=True)
@@ -259,7 +259,7 @@ def _renewed(point: Point, renewed: Mapping[tuple[int, str], tuple[float, float]
 
 def _tell(trial: Trial, trials: int) -> None:
     setting = ", ".join(f"{name} {text}" for name, text in trial.setting.items())
-    where = f"trial {trial.number + 1} of {trials}: {setting}"
+    where = f"trial {trial.number} of {trials}: {setting}"
     if trial.problem is not None:
         log.warning("%s: failed: %s", where, trial.problem)
         return

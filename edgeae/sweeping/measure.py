@@ -31,8 +31,8 @@ from edgeae.training.trainer import train
 
 __all__ = ["bundle_of", "make_trial", "measure_again", "quiet"]
 
-BULK_BYTES = 2**22
-SLICE_SECONDS = 0.005
+BULK_VALUES = 2**20
+TURNS = 20  # so many calls in bulk, each of many rows, are enough
 
 Names = Sequence[str]
 
@@ -103,16 +103,18 @@ def bundle_of(folder: Path, trial: int) -> Path:
 
 
 @contextlib.contextmanager
-def quiet(said: set[str]) -> Iterator[None]:
-    """Within the block let through warnings only, and none that was `said` before: every trial has the same ones.
+def quiet(said: set[str], where: str = "") -> Iterator[None]:
+    """Within the block let through warnings only, none that was `said` before, and say `where` they come from.
 
     Those about simple baselines are for one model that somebody wants; here many are bad on purpose.
     """
 
     def new(entry: logging.LogRecord) -> bool:
         text = entry.getMessage()
-        fresh = entry.levelno >= logging.WARNING and entry.module != "baselines" and text not in said
+        others = entry.module == "baselines" or text.startswith("interrupted after")  # such a trial is not kept
+        fresh = entry.levelno >= logging.WARNING and not others and text not in said
         said.add(text)
+        entry.msg, entry.args = f"{where}{text}", ()
         return fresh
 
     logger = logging.getLogger("edgeae")
@@ -161,7 +163,7 @@ def _with_speed(point: Point, speed: tuple[Timing, float]) -> Point:
 def _time(models: Sequence[tuple[str, str]], rows: Array, seconds: float) -> Mapping[tuple[str, str], Any]:
     """Return (latency of a row, rows per second) of each (bundle, precision), all timed in turns."""
     unique = list(dict.fromkeys(models))
-    bulk = np.resize(rows, (max(512, BULK_BYTES // rows[:1].nbytes), *rows.shape[1:]))
+    bulk = np.resize(rows, (max(512, BULK_VALUES // rows[0].size), *rows.shape[1:]))
     with contextlib.ExitStack() as stack:
         ones, many = {}, {}
         for index, (path, precision) in enumerate(unique):
@@ -169,8 +171,8 @@ def _time(models: Sequence[tuple[str, str]], rows: Array, seconds: float) -> Map
             wide = stack.enter_context(load(path, device="cpu", precision=precision))
             ones[str(index)] = partial(fast.bind(1).score, rows[0].astype(fast.manifest.input.dtype))
             many[str(index)] = partial(wide.score, bulk, out=np.empty(len(bulk), np.float32))
-        latency = measure(ones, seconds=seconds, slice_seconds=SLICE_SECONDS)
-        throughput = measure(many, seconds=seconds)
+        latency = measure(ones, seconds=seconds)
+        throughput = measure(many, seconds=seconds, slice_seconds=seconds / TURNS)
     return {model: (latency[str(index)], len(bulk) / throughput[str(index)].p50) for index, model in enumerate(unique)}
 
 

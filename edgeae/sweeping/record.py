@@ -96,7 +96,7 @@ class Trial:
     """One setting, trained, exported and measured.
 
     Attributes:
-        number: From 0.
+        number: From 1.
         setting: Parameter to value, as written on the command line.
         seconds: How long it took.
         model: The network in a line; empty where there is none.

@@ -6,7 +6,9 @@
 #include <edgeae/edgeae.hpp>
 #include <exception>
 #include <new>
+#include <string>
 #include <type_traits>
+#include <vector>
 
 struct edgeae_model {
   edgeae::Autoencoder model;
@@ -113,6 +115,14 @@ size_t one(const edgeae::Autoencoder&) { return 1; }
 constexpr auto kEncode = [](const auto& model, auto x, auto out) { model.encode(x, out); };
 constexpr auto kDecode = [](const auto& model, auto z, auto out) { model.decode(z, out); };
 constexpr auto kReconstruct = [](const auto& model, auto x, auto out) { model.reconstruct(x, out); };
+constexpr auto kExplain = [](const auto& model, auto x, auto out) {
+  const std::vector<float> values = model.explain(x).values;
+  std::copy(values.begin(), values.end(), out.data());
+};
+constexpr auto kCalibrate = [](const auto& model, auto scores, auto out) {
+  const std::vector<float> values = model.calibrate(scores);
+  std::copy(values.begin(), values.end(), out.data());
+};
 constexpr auto kScore = [](const auto& model, auto x, auto out) { model.score(x, out); };
 
 template <class T>
@@ -220,6 +230,33 @@ edgeae_status edgeae_score(const edgeae_model* model, const float* x, size_t row
 edgeae_status edgeae_score_u8(const edgeae_model* model, const uint8_t* x, size_t rows, float* scores, char* error,
                               size_t error_size) {
   return run(model, x, rows, scores, error, error_size, row, one, kScore);
+}
+
+edgeae_status edgeae_calibrate(const edgeae_model* model, const float* scores, size_t rows, float* calibrated,
+                               char* error, size_t error_size) {
+  return run(model, scores, rows, calibrated, error, error_size, one, one, kCalibrate);
+}
+
+edgeae_status edgeae_explain(const edgeae_model* model, const float* x, size_t rows, float* contributions, char* error,
+                             size_t error_size) {
+  return run(model, x, rows, contributions, error, error_size, row, row, kExplain);
+}
+
+edgeae_status edgeae_explain_u8(const edgeae_model* model, const uint8_t* x, size_t rows, float* contributions,
+                                char* error, size_t error_size) {
+  return run(model, x, rows, contributions, error, error_size, row, row, kExplain);
+}
+
+edgeae_status edgeae_value_name(const edgeae_model* model, size_t index, char* name, size_t name_size, char* error,
+                                size_t error_size) {
+  return guarded(error, error_size, [&] {
+    require(model, "model");
+    require(name, "name");
+    const size_t values = model->model.row_values();
+    if (index >= values)
+      throw edgeae::InputError("index: expected one below " + std::to_string(values) + ", got " + std::to_string(index));
+    report(EDGEAE_OK, model->model.signature().value_name(index).c_str(), name, name_size);
+  });
 }
 
 int32_t edgeae_is_anomaly(const edgeae_model* model, float score) {

@@ -22,7 +22,8 @@ static void test_table(const char* path) {
   edgeae_scorer* scorer = NULL;
   edgeae_options options = EDGEAE_OPTIONS;
   edgeae_info info = {0};
-  float x[20], z[6], x_hat[20], from_z[20], scores[2], score = 0;
+  float x[20], z[6], x_hat[20], from_z[20], parts[20], scores[2], score = 0;
+  char name[16];
   size_t i;
   for (i = 0; i < 20; ++i) x[i] = 0.25f * (float)i;
   options.device = "cpu";
@@ -43,6 +44,13 @@ static void test_table(const char* path) {
   CHECK(edgeae_score(model, NULL, 0, NULL, ERROR) == EDGEAE_OK);
   CHECK(edgeae_is_anomaly(model, scores[0]) == !(scores[0] <= info.threshold));
   CHECK(edgeae_is_anomaly(model, (float)NAN) == 1 && edgeae_is_anomaly(model, 0.0f) == 0);
+
+  CHECK(edgeae_explain(model, x, 2, parts, ERROR) == EDGEAE_OK);
+  for (i = 0; i < 10; ++i) score += parts[i] / 10;
+  CHECK(fabsf(score - scores[0]) <= 1e-4f * scores[0]);
+  CHECK(edgeae_value_name(model, 9, name, sizeof name, ERROR) == EDGEAE_OK && !strcmp(name, "sensor_9"));
+  CHECK(edgeae_value_name(model, 9, name, 4, ERROR) == EDGEAE_OK && !strcmp(name, "sen"));
+  CHECK(edgeae_value_name(model, 10, name, sizeof name, ERROR) == EDGEAE_INPUT_ERROR && strstr(error, "below 10, got 10"));
 
   CHECK(edgeae_bind(model, &scorer, ERROR) == EDGEAE_OK);
   edgeae_free(model); /* the scorer lives on */
@@ -69,6 +77,7 @@ static void test_bytes(const char* path) {
   for (i = 0; i < 2 * info.row_values; ++i) floats[i] = bytes[i] = (unsigned char)(i % 16);
   CHECK(edgeae_score_u8(model, bytes, 2, scores, ERROR) == EDGEAE_OK);
   CHECK(edgeae_score(model, floats, 2, again, ERROR) == EDGEAE_OK && !memcmp(scores, again, sizeof scores));
+  CHECK(edgeae_explain_u8(model, bytes, 2, floats, ERROR) == EDGEAE_INPUT_ERROR && strstr(error, "one graph"));
   CHECK(edgeae_bind(model, &scorer, ERROR) == EDGEAE_OK);
   CHECK(edgeae_scorer_score_u8(scorer, bytes, &score, ERROR) == EDGEAE_OK && !memcmp(&score, scores, sizeof score));
   edgeae_scorer_free(scorer);

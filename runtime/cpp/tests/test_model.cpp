@@ -450,6 +450,49 @@ void test_denormals() {
   DenormalsAsZero::set_control(usual);
 }
 
+void test_explanations() {
+  const Autoencoder model = load(golden / "table", cpu(OnInvalid::flag));
+  std::vector<float> x = rows_of("table", 3);
+  const std::vector<float> score = model.score(x);
+  x[10 + 4] = kNan;
+  const Explanation found = model.explain(x);
+  CHECK(found.values.size() == 30 && found.expected.size() == 30);
+  for (const std::size_t row : {0, 2}) {
+    double sum = 0;
+    for (std::size_t i = 0; i < 10; ++i) {
+      sum += static_cast<double>(found.values[10 * row + i]);
+      CHECK(same(found.expected[10 * row + i], model.reconstruct(x)[10 * row + i]));
+    }
+    CHECK(std::fabs(sum / 10 - static_cast<double>(score[row])) <= 1e-4 * static_cast<double>(score[row]));
+    const auto top = found.top(row, 99);
+    CHECK(top.size() == 10 && found.top(row).size() == 5 && found.top(row, 1)[0].place == top[0].place);
+    for (std::size_t i = 0; i < 10; ++i) {
+      CHECK(top[i].name == "sensor_" + std::to_string(top[i].place) && same(top[i].value, found.values[10 * row + top[i].place]));
+      CHECK(i == 0 || top[i - 1].value >= top[i].value);
+    }
+  }
+  CHECK(detail::is_nan(found.values[10]) && detail::is_nan(found.values[19]) && found.top(1, 1)[0].place == 0);
+  CHECK_THROWS(InputError, "explain: expected a whole number of contributions from 1, got 0", found.top(0, 0));
+  CHECK_THROWS(InputError, "explain: there is no row 3, but 3 of them", found.top(3));
+  CHECK(model.explain(std::vector<float>{}).values.empty());
+  CHECK_THROWS(InputError, "x: expected float32 [n, 10]", model.explain(std::vector<float>(11)));
+  CHECK_THROWS(InputError, "is only one graph of a bundle; load the bundle's directory to explain with it",
+               load(golden / "table" / "scorer.onnx", cpu()).explain(x));
+  CHECK(load(golden / "windows", cpu()).signature().value_name(7 * 2 + 1) == "flow @ 7");
+  CHECK(load(golden / "dense", cpu()).signature().value_name(8 + 3) == "1, 3");
+  CHECK_THROWS(InputError, "has no scores of normal rows to calibrate by; make them with: edgeae threshold ", model.calibrate(score));
+  CHECK_THROWS(InputError, "is only one graph of a bundle; load the bundle's directory to calibrate with it",
+               load(golden / "table" / "scorer.onnx", cpu()).calibrate(score));
+  // Statistics of another score, or none.
+  const auto explain = [&x](const fs::path& path) { load(path, cpu(OnInvalid::flag)).explain(x); };
+  const std::string missing = "statistics: the score is zscore, but no 'spread' that fits the rows' shape is there";
+  const std::string manifest = read(golden / "table" / "manifest.json");
+  const std::size_t at = manifest.find("\"statistics\": {"), end = manifest.find('}', at) + 1;
+  const fs::path without = changed("table", manifest.substr(at, end - at), "\"statistics\": null");
+  fs::remove(without / "statistics.npz");
+  CHECK_THROWS(BundleError, missing, explain(without));
+}
+
 void test_locale_and_environment() {
   const float threshold = load(golden / "table" / "scorer.onnx", cpu()).threshold();
   const std::locale before = std::locale::global(std::locale(std::locale::classic(), new German));
@@ -476,6 +519,7 @@ int main(int argc, char** argv) try {
   test_shapes();
   test_invalid_values();
   test_bytes();
+  test_explanations();
   test_chunks_and_threads();
   test_lifetimes();
   test_locale_and_environment();

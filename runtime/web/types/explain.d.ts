@@ -23,12 +23,12 @@ export declare class Explanation {
     /**
      * @param {Float32Array} data [n, *inputShape], in normalised space.
      * @param {number[]} dims
-     * @param {readonly string[] | null} names One per value of a row, where there are names.
+     * @param {readonly string[] | null} names One per value of a row, where there are names; of a window, one per channel.
      */
     constructor(data: Float32Array, dims: number[], names: readonly string[] | null);
     /**
      * For each row the k largest contributions with their names, largest first; values without names are called by their
-     * place: "3", or "7, 12" in an image.
+     * place: "3", or "7, 12" in an image; those of a window by channel and step, counted from 0: "pressure @ 12".
      *
      * @param {number} [k]
      * @returns {[string, number][][]}

@@ -117,6 +117,23 @@ EDGEAE_API edgeae_status edgeae_score(const edgeae_model* model, const float* x,
 EDGEAE_API edgeae_status edgeae_score_u8(const edgeae_model* model, const uint8_t* x, size_t rows, float* scores,
                                          char* error, size_t error_size);
 
+/* Scores [rows] as 1 - conformal p-values: about the share of normal rows that score lower. Needs the bundle's directory,
+ * with the scores of normal rows in it. */
+EDGEAE_API edgeae_status edgeae_calibrate(const edgeae_model* model, const float* scores, size_t rows, float* calibrated,
+                                          char* error, size_t error_size);
+
+/* What each value of each row contributes to the row's score, [rows, *input_shape]; the mean over a row is its score, but
+ * for "elbo". Needs the bundle's directory. */
+EDGEAE_API edgeae_status edgeae_explain(const edgeae_model* model, const float* x, size_t rows, float* contributions,
+                                        char* error, size_t error_size);
+EDGEAE_API edgeae_status edgeae_explain_u8(const edgeae_model* model, const uint8_t* x, size_t rows,
+                                           float* contributions, char* error, size_t error_size);
+
+/* Write what a value of a row is called to `name`, cut to `name_size`: its feature, "pressure @ 12" of a channel at a
+ * step, or its place, "7, 12". */
+EDGEAE_API edgeae_status edgeae_value_name(const edgeae_model* model, size_t index, char* name, size_t name_size,
+                                           char* error, size_t error_size);
+
 /* 1 if a score is an anomaly's, not (score <= threshold), so that NaN is one; else 0. */
 EDGEAE_API int32_t edgeae_is_anomaly(const edgeae_model* model, float score);
 

@@ -9,6 +9,7 @@
 // bundles from strangers with `edgeae verify` before.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstddef>
@@ -28,7 +29,9 @@
 #endif
 
 #include "bundle.hpp"
+#include "calibrated.hpp"
 #include "errors.hpp"
+#include "explain.hpp"
 #include "graph.hpp"
 #include "latents/digest.hpp"
 #include "options.hpp"
@@ -89,6 +92,21 @@ class Model {
     return decoder_digest_;
   }
 
+  // What explanations and calibrated scores need of normal rows. They throw InputError where there is only a graph.
+  std::shared_ptr<const Statistics> statistics() const {
+    const Bundle& bundle = whole("explain");
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!statistics_) statistics_ = std::make_shared<const Statistics>(read_statistics(bundle));
+    return statistics_;
+  }
+
+  std::shared_ptr<const Calibration> calibration() const {
+    const Bundle& bundle = whole("calibrate");
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!calibration_) calibration_ = std::make_shared<const Calibration>(read_calibration(bundle, signature_.precision));
+    return calibration_;
+  }
+
   bool flag() const { return options_.on_invalid == OnInvalid::flag; }
 
   bool holds(Role role) const {
@@ -136,6 +154,12 @@ class Model {
 
  private:
   struct Checked {};
+
+  const Bundle& whole(const char* purpose) const {
+    if (!bundle_)
+      throw InputError(where_ + ": is only one graph of a bundle; load the bundle's directory to " + purpose + " with it");
+    return *bundle_;
+  }
 
   Model(std::string where, const Options& options, Checked)
       : where_(std::move(where)), options_(options), forks_(count_forks()) {
@@ -216,6 +240,8 @@ class Model {
   mutable std::mutex mutex_;
   mutable std::map<Role, std::shared_ptr<const Graph>> graphs_;
   mutable std::optional<Golden> golden_;
+  mutable std::shared_ptr<const Statistics> statistics_;
+  mutable std::shared_ptr<const Calibration> calibration_;
   mutable std::optional<std::string> decoder_digest_;
   mutable std::size_t chunk_ = 0;
 };
@@ -388,6 +414,20 @@ class Autoencoder {
   std::vector<bool> predict(Span<const float> x) const { return judge(score(x)); }
   std::vector<bool> predict(Span<const std::uint8_t> x) const { return judge(score(x)); }
 
+  /// Scores [n] as 1 - conformal p-values: about the share of normal rows that score lower, from 0 to 1; NaN stays NaN.
+  /// Needs the whole bundle, with the scores of normal rows in it (InputError).
+  std::vector<float> calibrate(Span<const float> scores) const {
+    const auto calibration = model_->calibration();
+    std::vector<float> result;
+    for (std::size_t i = 0; i < scores.size(); ++i) result.push_back(calibration->of(scores.data()[i]));
+    return result;
+  }
+
+  /// What each value of each row contributes to the row's score; `.top(row, 3)` names the largest ones. Needs the whole
+  /// bundle.
+  Explanation explain(Span<const float> x) const { return explained(x); }
+  Explanation explain(Span<const std::uint8_t> x) const { return explained(x); }
+
   /// An object that scores one row at the lowest latency. It keeps what it needs of the model alive.
   Scorer bind() const { return Scorer(model_); }
 
@@ -409,6 +449,21 @@ class Autoencoder {
     std::vector<float> result(model_->result_values(roles, x.size(), std::is_same_v<T, float>));
     model_->run(roles, x, Span<float>(result));
     return result;
+  }
+
+  template <class T>
+  Explanation explained(Span<const T> x) const {
+    const auto statistics = model_->statistics();
+    std::vector<float> expected = run(kBoth, x), values(expected.size()), row(row_values());
+    const detail::Explainer explainer(*model_->manifest(), *statistics);
+    for (std::size_t at = 0; at < values.size(); at += row.size()) {
+      std::copy_n(x.data() + at, row.size(), row.data());
+      if (detail::all_finite(row.data(), row.size()))
+        explainer.explain(row.data(), expected.data() + at, values.data() + at);
+      else
+        std::fill_n(values.data() + at, row.size(), detail::not_a_number());  // a row that OnInvalid::flag lets pass
+    }
+    return Explanation(signature(), std::move(values), std::move(expected));
   }
 
   std::vector<bool> judge(const std::vector<float>& scores) const {

@@ -31,11 +31,29 @@ struct Signature {
   std::string score;                                      ///< mse, mae, bce, zscore, mahalanobis, prototype or elbo
   double threshold = 0;                                   ///< a float32 value; scores not below or at it are anomalies
   std::optional<std::vector<std::string>> feature_names;  ///< one per value of a vector, where there are names
+  std::optional<std::vector<std::string>> channel_names;  ///< one per channel of a window, where a bundle has names
 
   std::size_t row_values() const {
     std::size_t count = 1;
     for (const std::int64_t side : input_shape) count *= static_cast<std::size_t>(side);
     return count;
+  }
+
+  /// What a value of a row is called: by its feature; in a window by channel and step, "pressure @ 12"; without names by
+  /// its place: "3", or "7, 12" in an image.
+  std::string value_name(std::size_t place) const {
+    if (feature_names) return feature_names->at(place);
+    if (channel_names) {
+      const std::string& channel = channel_names->at(place % channel_names->size());
+      return channel_names->size() == row_values() ? channel : channel + " @ " + std::to_string(place / channel_names->size());
+    }
+    std::string name;
+    for (std::size_t axis = input_shape.size(); axis-- > 0;) {
+      const auto side = static_cast<std::size_t>(input_shape[axis]);
+      name = std::to_string(place % side) + (name.empty() ? "" : ", ") + name;
+      place /= side;
+    }
+    return name;
   }
 };
 
@@ -66,6 +84,8 @@ struct Manifest {
   std::optional<std::int64_t> batch;
   std::optional<double> minimum, maximum;  // among the training rows
   std::vector<float> shift, scale;         // of the normalisation: one value, or one per feature or channel
+  std::optional<double> decoder_variance;  // for the score elbo with a Gaussian decoder
+  std::optional<File> statistics;          // what the score took from normal rows
   std::vector<std::pair<std::string, Precision>> precisions;  // in the manifest's order
   std::set<std::string> files;                                // all there may be
 };
@@ -279,13 +299,14 @@ inline void check_series(const Json& series, const Signature& signature, const s
   require(!period.is_null() || series.at("resampled").word != "true", where, "input.series: resampled, and no period");
 }
 
+inline File read_file(const Json& json) {
+  return {json.at("path").word, static_cast<std::uint64_t>(*json.at("size").integer()), json.at("sha256").word};
+}
+
 inline Precision read_precision(const std::string& name, const Json& json, const std::string& where) {
   const std::string start = "precisions." + name;
   Precision precision;
-  for (const char* role : {"encoder", "decoder", "scorer", "golden"}) {
-    const Json& file = json.at(role);
-    precision.files[role] = {file.at("path").word, static_cast<std::uint64_t>(*file.at("size").integer()), file.at("sha256").word};
-  }
+  for (const char* role : {"encoder", "decoder", "scorer", "golden"}) precision.files[role] = read_file(json.at(role));
   const Json& tolerance = json.at("tolerance");
   for (std::size_t i = 0; i < tolerance.size(); ++i)
     precision.tolerances[tolerance.key(i)] = {tolerance.value(i).at("rtol").number(), tolerance.value(i).at("atol").number()};
@@ -368,8 +389,10 @@ inline Manifest parse_manifest(const std::string& data, const std::string& where
   for (const Json& value : json.at("normalisation").at("shift").items) manifest.shift.push_back(static_cast<float>(value.number()));
   for (const Json& value : json.at("normalisation").at("scale").items) manifest.scale.push_back(static_cast<float>(value.number()));
   check_series(input.at("series"), signature, where);
+  if (const Json& series = input.at("series"); !series.is_null()) signature.channel_names = read_names(series.at("channel_names"));
   const Json& variance = json.at("score").at("decoder_variance");
   require(variance.is_null() || variance.number() > 0, where, "score.decoder_variance must be positive");
+  if (!variance.is_null()) manifest.decoder_variance = variance.number();
   require(precisions.find("fp32") != nullptr, where, "precisions: fp32 is missing");
   for (std::size_t i = 0; i < precisions.size(); ++i) {
     const std::string& name = precisions.key(i);
@@ -385,7 +408,10 @@ inline Manifest parse_manifest(const std::string& data, const std::string& where
   };
   for (std::size_t i = 0; i < precisions.size(); ++i)
     for (const char* role : {"encoder", "decoder", "scorer", "golden"}) list(precisions.value(i).at(role));
-  if (const Json& statistics = json.at("statistics"); !statistics.is_null()) list(statistics);
+  if (const Json& statistics = json.at("statistics"); !statistics.is_null()) {
+    list(statistics);
+    manifest.statistics = read_file(statistics);
+  }
   return manifest;
 }
 
