@@ -273,8 +273,13 @@ def test_only_thresholds_change_in_the_new_bundle(rows: Path, tmp_path: Path, ta
         assert entry.quality == replace(old.entry(precision).quality, label_flips=flips)
         assert (flips is None) == (precision == "fp32")
     assert len(values) == 3, "every precision has its own"
-    untouched = {name: entry for name, entry in vars(made.manifest).items() if name != "precisions"}
-    assert untouched == {name: entry for name, entry in vars(old.manifest).items() if name != "precisions"}
+    entries = ("precisions", "statistics")
+    untouched = {name: entry for name, entry in vars(made.manifest).items() if name not in entries}
+    assert untouched == {name: entry for name, entry in vars(old.manifest).items() if name not in entries}
+    statistics = made.statistics()
+    for precision in made.manifest.precisions:
+        assert statistics.pop(f"scores_{precision}")[1, 0] == normal.sum()  # calibrated scores follow the same rows
+    np.testing.assert_equal(statistics, old.statistics())
     assert all(check.passed for check in verify_bundle(made.path))
 
 

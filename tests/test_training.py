@@ -96,7 +96,7 @@ def test_the_classic_network_is_the_default_for_images() -> None:
 def test_resolving_leaves_nothing_open_and_is_stable(variant: VariantName, facts: Facts) -> None:
     plan = resolve(TrainConfig(variant=variant), facts)
     # these say how to read the data, or belong to another bottleneck
-    may_be_open = {"layout", "label_column", "columns", "data_dir", "threads"}
+    may_be_open = {"layout", "label_column", "columns", "data_dir", "window", "time", "resample", "threads"}
     may_be_open |= set() if variant == "sparse" else {"sparsity", "sparsity_target", "sparsity_weight"}
     still_open = {field.name for field in fields(TrainConfig) if getattr(plan.options, field.name) is None}
     assert still_open <= may_be_open
