@@ -269,7 +269,7 @@ INTERRUPTED = """
     from edgeae.runtime.session import Binding
     run, run_rows = Binding.run, module.run_rows
     def slowly(binding):
-        time.sleep(0.01)
+        time.sleep(0.1)
         run(binding)
     def told(graphs, reader, *rest, **more):
         if len(reader.rows) > 1000:  # not the self-test

@@ -498,12 +498,12 @@ def pages(runtime_web: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     made = {name: write_page(GOLDEN / name, folder / f"{name}.html", onnxruntime_web=runtime_web) for name in names}
     network = make_bundle(folder / "b", shape=(16, 3), layout="TC")
     np.save(folder / "windows.npy", network.rows(2))
-    return made | {"windows": write_page(folder / "b", folder / "w.html", onnxruntime_web=runtime_web)}
+    return made | {"own windows": write_page(folder / "b", folder / "w.html", onnxruntime_web=runtime_web)}
 
 
 @pytest.mark.parametrize(
     ("name", "width", "dark"),
-    [("table", 1100, True), ("table", 360, False), ("dense-uint8-batch1", 360, False), ("windows", 360, True)],
+    [("table", 1100, True), ("table", 360, False), ("dense-uint8-batch1", 360, False), ("own windows", 360, True)],
 )
 def test_the_page_shows_golden_scores_from_the_disk(
     browser: Browser, pages: dict[str, Path], name: str, width: int, dark: bool
@@ -629,7 +629,7 @@ def test_pasted_rows_are_scored_and_typed_values_too(browser: Browser, pages: di
 
 
 def test_pasted_windows_are_scored(browser: Browser, pages: dict[str, Path]) -> None:
-    windows = np.load(pages["windows"].parent / "windows.npy")
+    windows = np.load(pages["own windows"].parent / "windows.npy")
     text = "\n".join("\t".join(f"{value:.9g}" for value in step) for step in windows.reshape(-1, 3))
     script = f"""
         byId("paste").value = {json.dumps(text)};
@@ -637,8 +637,8 @@ def test_pasted_windows_are_scored(browser: Browser, pages: dict[str, Path]) -> 
         await until(() => !byId("rows-block").hidden);
         return [...document.querySelectorAll("#rows tbody tr")].map((row) => Number(row.cells[1].textContent));
     """
-    scores = browser.look(pages["windows"], width=900, script=ready(script)).value["more"]
-    with edgeae.load(pages["windows"].parent / "b", device="cpu") as model:
+    scores = browser.look(pages["own windows"], width=900, script=ready(script)).value["more"]
+    with edgeae.load(pages["own windows"].parent / "b", device="cpu") as model:
         np.testing.assert_allclose(scores, model.score(windows), rtol=1e-3)
 
 

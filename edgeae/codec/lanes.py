@@ -92,7 +92,7 @@ class Lanes:
         return pack_latents(self._own.coder, z, self._bits, self._least())[0]
 
     def _memory(self, rows: int) -> Array:
-        """Return this thread's float32 [rows, latent_dim], the same for every chunk: new memory costs as much as coding."""
+        """Return this thread's float32 [rows, latent_dim], the same for every chunk: new memory costs time."""
         if len(getattr(self._own, "latents", ())) < rows:
             self._own.latents = np.empty((rows, self._model.latent_dim), np.float32)
         found: Array = self._own.latents[:rows]

@@ -388,8 +388,8 @@ class Autoencoder:
             if self._options.chunk is None:
                 if all(graph.native for graph in path.graphs):
                     chunk = native_chunk_rows(chunk, len(reader.rows), workers)
-                elif name != "score":  # nothing holds the row and its reconstruction: there is room for more rows
-                    chunk *= 4
+                elif name != "score":  # nothing holds a row and its reconstruction: there is room for more
+                    chunk = max(chunk, min(4 * chunk, 2**24 // reader.row_bytes))
             run_rows(path.graphs, reader, result, chunk=chunk, workers=workers, batch=self.manifest.batch)
         except MemoryError as problem:
             raise _out_of_memory(name, problem) from problem
