@@ -89,7 +89,9 @@ def quantise(z: Array, bits: int, least: Array | None = None) -> Quantised:
     exact = np.where(flat, 1, step).astype(np.float64)
     zero = np.where(both & ~flat, np.clip(np.ceil(-low / exact), 0, levels), 0)
     low = np.where(flat, mean, np.where(both, 0.0, low)).astype(np.float32)
-    codes = _codes(z, low, np.where(flat, 0, 1 / exact).astype(np.float32), zero.astype(np.float32), levels)
+    inside = (least_value >= low - (zero + 0.4) * exact) & (most <= low + (levels - zero + 0.4) * exact)
+    inverse = np.where(flat, 0, 1 / exact).astype(np.float32)
+    codes = _codes(z, low, inverse, zero.astype(np.float32), None if (inside | flat).all() else levels)
     # beyond the ends of a grid, or further from the one value than what counts as nothing
     spare = np.where(flat, np.maximum(wanted, 2 * spread) + TINY, 0.51 * exact)
     bottom, top = low - zero * step - spare, low + (levels - zero) * step + spare
@@ -131,8 +133,8 @@ def _moments(z: Array) -> tuple[Array, Array]:
         return mean, z.std(axis=0, dtype=np.float64)
 
 
-def _codes(z: Array, low: Array, inverse: Array, zero: Array, levels: int) -> Array:
-    """Return (z - low) · inverse + zero in whole numbers from 0 to `levels`, uint8 [d, n]."""
+def _codes(z: Array, low: Array, inverse: Array, zero: Array, levels: int | None) -> Array:
+    """Return (z - low) · inverse + zero, rounded, from 0 to `levels` (None: none is beyond them), uint8 [d, n]."""
     codes = np.empty(z.shape, np.uint8)
     memory = np.empty(min(z.size, max(PIECE, z.shape[1])), np.float32)
     for rows, many in _pieces(z):
@@ -142,9 +144,9 @@ def _codes(z: Array, low: Array, inverse: Array, zero: Array, levels: int) -> Ar
             np.multiply(np.subtract(piece, np.tile(low, many), out=scaled), np.tile(inverse, many), out=scaled)
         else:
             np.multiply(piece, np.tile(inverse, many), out=scaled)
-        if zero.any():
-            scaled += np.tile(zero, many)
-        np.clip(np.rint(scaled, out=scaled), 0, levels, out=scaled)
+        scaled += np.tile(zero + np.float32(0.5), many)  # the conversion cuts off what is behind the point
+        if levels is not None:
+            np.clip(scaled, 0, levels, out=scaled)
         np.copyto(codes[rows].reshape(scaled.shape), scaled, casting="unsafe")
     return np.ascontiguousarray(codes.T)
 
