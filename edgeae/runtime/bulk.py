@@ -1,12 +1,13 @@
 """Many rows: cut into cache-sized chunks, shared by workers that each own their bindings, no copy where none is needed.
 
 A worker binds the graph's input and output to slices of the caller's array and of the result, so that a chunk is read
-and written where it lies. Workers are threads of this call, the calling thread among them: nothing outlives the call,
-and a process that forks has no pool to lose.
+and written where it lies. Workers are threads of this call, the calling thread among them: none works on after the
+call, and a process that forks has no pool to lose.
 """
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import math
 import threading
@@ -39,29 +40,18 @@ def run_rows(
         DeviceError: if ONNX Runtime fails.
     """
     job = _Job(graphs, reader, out, chunk, batch)
-    extra = min(workers, job.pieces) - 1
-    if extra <= 0:
+    try:
+        with contextlib.suppress(RuntimeError):  # no room for one more thread: those that run do the work
+            for _ in range(min(workers, job.pieces) - 1):
+                _thread.start_new_thread(job.help, ())
         job.work()
-    else:
-        threads = [threading.Thread(target=job.work, name=f"edgeae-{index}", daemon=True) for index in range(extra)]
-        try:
-            with contextlib.suppress(RuntimeError):  # no room for one more thread: those that run do the work
-                for thread in threads:
-                    thread.start()
-            job.work()
-            _join(threads)
-        except BaseException:  # Ctrl-C arrives here, between two chunks
-            job.cancelled = True
-            _join(threads)
-            raise
+        job.close()
+    except BaseException:  # Ctrl-C arrives here, between two chunks
+        job.cancelled = True
+        job.close()
+        raise
     if job.failures:
         raise min(job.failures, key=lambda failure: failure[0])[1]
-
-
-def _join(threads: Sequence[threading.Thread]) -> None:
-    for thread in threads:
-        if thread.ident is not None:
-            thread.join()
 
 
 class _Job:
@@ -77,8 +67,36 @@ class _Job:
         self.target_bytes = 4 * math.prod(graphs[-1].target_shape)
         self.cancelled = False
         self.failures: list[tuple[int, Exception]] = []
-        self._next = 0
-        self._lock = threading.Lock()
+        self._next = self._helpers = 0
+        self._closed = False
+        self._lock, self._last = threading.Lock(), threading.Lock()
+        self._last.acquire()
+
+    def help(self) -> None:
+        """Do pieces in a thread of its own.
+
+        `threading.Thread` would wait until the thread runs, which a sleeping core delays by more than a short call
+        takes; here the caller begins at once, and a thread that comes too late finds nothing to do.
+        """
+        with self._lock:
+            if self._closed or self._next >= self.rows:
+                return
+            self._helpers += 1
+        try:
+            self.work()
+        finally:
+            with self._lock:
+                self._helpers -= 1
+                if self._closed and not self._helpers:
+                    self._last.release()
+
+    def close(self) -> None:
+        """Wait for the threads that help; those that have not begun never will. May be called again if interrupted."""
+        with self._lock:
+            self._closed = True
+            helped = self._helpers > 0
+        if helped:
+            self._last.acquire()
 
     def work(self) -> None:
         """Do pieces until none is left, in the thread that calls."""
