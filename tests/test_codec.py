@@ -415,6 +415,27 @@ def test_an_error_ends_a_new_file_properly(model: edgeae.Autoencoder, tmp_path: 
     assert len(read_all(path.read_bytes(), model)) == 5
 
 
+def test_rows_that_cannot_be_taken_are_refused_by_the_very_call(
+    model: edgeae.Autoencoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though chunks are encoded side by side, and their owner may change them after the call."""
+    monkeypatch.setattr("edgeae.codec.latent_writer.VALUES", 8 * table_rows(model, 1).size)  # 8 rows a chunk
+    x = table_rows(model, 400)
+    path = tmp_path / "rows.eae"
+    with LatentWriter(path, model, dtype="float32") as writer:  # integers lie on a grid of each chunk
+        writer.write(x[:200])
+        spoilt = x[200:].copy()
+        spoilt[150, 2] = np.nan
+        with pytest.raises(InputError, match="row 350, value 2 is nan"):
+            writer.write(spoilt)
+        kept = writer.rows
+        assert 200 <= kept <= 350
+        given = x[kept:].copy()
+        writer.write(given)
+        given[:] = np.nan  # theirs again
+    np.testing.assert_allclose(read_all(path.read_bytes(), model), model.reconstruct(x), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs flock")
 def test_two_writers_do_not_meet(model: edgeae.Autoencoder, tmp_path: Path) -> None:
     path = tmp_path / "log.eae"

@@ -30,13 +30,13 @@ class Chunk:
     Attributes:
         rows: [n, *shape].
         first: The number of the first one.
-        encoded: Done when nobody needs the rows any more.
+        encoded: Done when nobody needs the rows any more; whether the model took them.
         payload: What becomes of them.
     """
 
     rows: Array
     first: int
-    encoded: Future[None] = field(default_factory=Future)
+    encoded: Future[bool] = field(default_factory=Future)
     payload: Future[bytes] = field(default_factory=Future)
 
 
@@ -62,10 +62,10 @@ class Lanes:
         while self._chunks and (everything or len(self._chunks) > self._most or self._chunks[0].payload.done()):
             yield self._chunks.popleft()
 
-    def let_go(self) -> None:
-        """Wait until the rows of all chunks are encoded, so that their owner may change them."""
-        for chunk in self._chunks:
-            chunk.encoded.exception()
+    def let_go(self) -> bool:
+        """Wait until the rows of all chunks are encoded, so that their owner may change them; were all taken?"""
+        taken = [chunk.encoded.result() for chunk in self._chunks]
+        return all(taken)
 
     def drop(self) -> None:
         """Forget the chunks that have not come out yet."""
@@ -84,11 +84,13 @@ class Lanes:
     def _run(self, chunk: Chunk) -> bytes:
         if not hasattr(self._own, "coder"):
             self._own.coder = Coder()
+        taken = False
         try:
             z = self._memory(len(chunk.rows))
             self._model.encode(chunk.rows, out=z, workers=1)
+            taken = True
         finally:
-            chunk.encoded.set_result(None)
+            chunk.encoded.set_result(taken)
         return pack_latents(self._own.coder, z, self._bits, self._least())[0]
 
     def _memory(self, rows: int) -> Array:

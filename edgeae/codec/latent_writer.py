@@ -62,7 +62,7 @@ class LatentWriter:
     A chunk is on its way to the disk when it is full. A new file is written in place: whoever kills the writer loses
     the rows since the last full chunk, and goes on with `append`. Leaving the `with` block because of an error ends the
     file properly, with the rows that were written before; only a file that would have replaced another (`force`) goes.
-    Coding runs in a thread of its own beside the model. One thread at a time may use a writer.
+    Encoding and coding share the model's number of threads. One thread at a time may use a writer.
 
     Rows are taken as float32, or as uint8 where the first ones are, like everywhere in edgeae; bounds refer to these.
 
@@ -189,8 +189,9 @@ class LatentWriter:
                     self._submit_pending()
             self._rows += len(part)
             start += len(part)
-        if self._lanes is not None:
-            self._lanes.let_go()  # the caller may change its rows
+        # the caller may change its rows, and hears of those that cannot be taken
+        if self._lanes is not None and not self._lanes.let_go():
+            self._write_ready(self._lanes, everything=True)
 
     def flush(self) -> None:
         """Make a chunk of the rows that are waiting for more, and have everything on the disk."""
