@@ -20,7 +20,8 @@ pytest.importorskip("zstandard", reason="needs zstandard: pip install 'edgeae[co
 import edgeae
 from edgeae.codec import LatentReader, LatentWriter, coded_size
 from edgeae.codec.coders import Coder, Cursor
-from edgeae.codec.latents import pack_latents, quantise, unpack_latents
+from edgeae.codec.grids import quantise
+from edgeae.codec.latents import pack_latents, unpack_latents
 from edgeae.codec.residuals import (
     Grid,
     apply_residuals,

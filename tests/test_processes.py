@@ -387,7 +387,7 @@ def test_the_error_is_a_memory_error_for_those_who_catch_that(
     model._self_test = lambda graph: None  # type: ignore[method-assign]
     model._shows_invalid = lambda graph: True  # type: ignore[method-assign]
     with pytest.raises(MemoryError, match=r"^score: no memory left; pass fewer rows") as caught:
-        model.score(np.zeros((2, 12)))
+        model.score(np.zeros((200, 12)))
     assert isinstance(caught.value, OutOfMemoryError)
 
 

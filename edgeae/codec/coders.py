@@ -77,9 +77,11 @@ class Coder:
 
     def positions(self, positions: Array) -> bytes:
         """Pack ascending positions [n]: how many, and the gaps between them as bytes, 255 for 255 and more."""
+        if not len(positions):
+            return _COUNT.pack(0) + _COUNT.pack(0) + self.symbols(np.empty(0, np.uint8))
         gaps: Array = np.diff(positions.astype(np.int64), prepend=-1) - 1
         ends = np.cumsum(gaps // 255 + 1) - 1
-        data = np.full(ends[-1] + 1 if len(ends) else 0, 255, np.uint8)
+        data = np.full(ends[-1] + 1, 255, np.uint8)
         data[ends] = np.remainder(gaps, 255)
         return _COUNT.pack(len(positions)) + _COUNT.pack(len(data)) + self.symbols(data)
 

@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edgeae.codec.coders import Array, Coder
-from edgeae.codec.latents import pack_latents
+from edgeae.codec.grids import Ranges, ranges_of
+from edgeae.codec.latents import pack_grid, pack_latents
+from edgeae.codec.shared_grid import SharedGrid
 from edgeae.runtime import Autoencoder
 
 __all__ = ["Chunk", "Lanes"]
@@ -50,6 +52,21 @@ class Lanes:
         self._pool = ThreadPoolExecutor(model.workers, "edgeae-codec")
         self._own = threading.local()
         self._chunks: deque[Chunk] = deque()
+        self._grid: SharedGrid | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether the first chunk has said all that it can about the others."""
+        return self._grid is not None or not SharedGrid.possible(self._model, self._bits)
+
+    def share(self, ranges: Ranges, least: Array | None) -> None:
+        """From now on put latents on one grid, where that can be: where those of the first chunk lie, and its steps."""
+        if SharedGrid.possible(self._model, self._bits):
+            self._grid = SharedGrid(self._model, ranges, least)
+
+    def begin(self, code: Callable[[Array, Array, int], None], rows: Array, z: Array, raw_bytes: int) -> Future[None]:
+        """Have the first chunk coded by one of the threads: one more would take the time of these."""
+        return self._pool.submit(code, rows, z, raw_bytes)
 
     def submit(self, rows: Array, first: int) -> None:
         """Begin with a chunk."""
@@ -84,18 +101,29 @@ class Lanes:
     def _run(self, chunk: Chunk) -> bytes:
         if not hasattr(self._own, "coder"):
             self._own.coder = Coder()
-        taken = False
+        own, rows, shared = self._own, chunk.rows, self._grid
+        taken, grid = False, None
         try:
-            z = self._memory(len(chunk.rows))
-            self._model.encode(chunk.rows, out=z, workers=1)
+            if shared is not None:
+                memory = (self._memory(name, len(rows), np.uint8) for name in ("codes", "turned"))
+                grid = shared.quantised(rows, *memory)
+            if grid is None:
+                z = self._memory("latents", len(rows), np.float32)
+                self._model.encode(rows, out=z, workers=1)
             taken = True
         finally:
             chunk.encoded.set_result(taken)
-        return pack_latents(self._own.coder, z, self._bits, self._least())[0]
+        if grid is not None:
+            return pack_grid(own.coder, grid)
+        if shared is not None:
+            shared.hold(ranges_of(z))
+        return pack_latents(own.coder, z, self._bits, self._least())[0]
 
-    def _memory(self, rows: int) -> Array:
-        """Return this thread's float32 [rows, latent_dim], the same for every chunk: new memory costs time."""
-        if len(getattr(self._own, "latents", ())) < rows:
-            self._own.latents = np.empty((rows, self._model.latent_dim), np.float32)
-        found: Array = self._own.latents[:rows]
+    def _memory(self, name: str, rows: int, dtype: type[np.generic]) -> Array:
+        """Return this thread's [rows, latent_dim] of this name, the same for every chunk: new memory costs time."""
+        kept = getattr(self._own, name, None)
+        if kept is None or len(kept) < rows:
+            kept = np.empty((rows, self._model.latent_dim), dtype)
+            setattr(self._own, name, kept)
+        found: Array = kept[:rows]
         return found

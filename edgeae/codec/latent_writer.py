@@ -17,6 +17,7 @@ import zstandard
 from edgeae.codec.chunk_writer import ChunkWriter
 from edgeae.codec.coders import Array, Coder
 from edgeae.codec.format import Header, most_rows
+from edgeae.codec.grids import ranges_of
 from edgeae.codec.lanes import Lanes
 from edgeae.codec.latents import pack_latents
 from edgeae.codec.report import Report, Tally
@@ -51,7 +52,7 @@ _logger = logging.getLogger("edgeae")
 VALUES: Final = 2**21  # in the rows of a chunk, about
 MOST_ROWS: Final = 2**16
 AHEAD: Final = 2  # chunks that are encoded while others are coded, and that hold on to their rows
-TOGETHER: Final = 4  # times as many rows may be in a chunk of which only the latents are held on to
+TOGETHER: Final = 12  # times as many rows may be in a chunk of which only the latents are held on to
 MEASURED: Final = 2**17  # values of the first chunk's rows
 WHOLE: Final = 2.0**24  # up to which float32 holds every whole number
 
@@ -173,7 +174,7 @@ class LatentWriter:
         step = self._chunk(header)
         while start < len(given):
             if self._pending is None and len(given) - start >= step:
-                size = self._even(len(given) - start, step) if self._plain and self._sent else step
+                size = self._share(len(given) - start, step) if self._plain and self._sent else step
                 # encoding looks for what is not finite
                 part = self._rows_of(given, start, start + size, header)
                 own = not self._plain and np.may_share_memory(part, given)
@@ -261,10 +262,11 @@ class LatentWriter:
             1, min(MOST_ROWS, most_rows(header) // TOGETHER, VALUES // max(header.row_values, header.latent_dim))
         )
 
-    def _even(self, rows: int, step: int) -> int:
-        """Return the size of the next chunk of so many rows: few large ones, all alike, for all threads to the end."""
-        most = -(-rows // (TOGETHER * step))
-        return -(-rows // max(1, min(rows // step, -(-most // self._model.workers) * self._model.workers)))
+    def _share(self, rows: int, step: int) -> int:
+        """Return the size of the next chunk of so many rows: large ones, but for the last, so that all threads end."""
+        settled = self._lanes is None or self._lanes.settled
+        most = max(2 * step, min(TOGETHER * step, rows // (2 * self._model.workers))) if settled else 2 * step
+        return rows if rows < 1.5 * most else most
 
     def _rows_of(self, given: Array, start: int, stop: int, header: Header) -> Array:
         """Return rows in the file's dtype, checked."""
@@ -298,9 +300,9 @@ class LatentWriter:
 
     def _submit(self, rows: Array) -> None:
         header = self._file.header
-        if self._plain and self._sent and header is not None:
-            if self._lanes is None:
-                self._lanes = Lanes(self._model, header.bits, self._first_least)
+        if self._plain and self._lanes is None and header is not None:
+            self._lanes = Lanes(self._model, header.bits, self._first_least)
+        if self._lanes is not None and self._sent:
             self._lanes.submit(rows, self._rows)
             self._write_ready(self._lanes)
             return
@@ -312,7 +314,8 @@ class LatentWriter:
         # of plain latents only the first chunk is measured; the caller may change its rows once they are encoded
         kept = rows[: _measured(rows)].copy() if self._plain else rows
         self._sent = True
-        self._waiting.append(self._pool.submit(self._code, kept, z, rows.nbytes))
+        submit = self._pool.submit if self._lanes is None else self._lanes.begin
+        self._waiting.append(submit(self._code, kept, z, rows.nbytes))
         self._first = self._first or self._waiting[0]
         self._wait(AHEAD)
 
@@ -365,6 +368,8 @@ class LatentWriter:
         if first:
             self._peak = peak(self._model, header.dtype, rows)
             self._least = least_steps(self._model.decode, z, header.bits) if header.bits <= 8 else None
+            if self._lanes is not None:
+                self._lanes.share(ranges_of(z), self._least)
         payload, latents = pack_latents(self._coder, z, header.bits, self._least)
         unknown = crc = 0
         if header.bound != "none":

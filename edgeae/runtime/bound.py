@@ -16,16 +16,19 @@ from edgeae.bundle.record import record
 from edgeae.errors import EdgeaeError, InputError, OutOfMemoryError
 from edgeae.runtime import process
 from edgeae.runtime.denormals import AVAILABLE, DenormalsAsZero
-from edgeae.runtime.inputs import Array, RowReader, RowSpec, as_rows
+from edgeae.runtime.inputs import PIECE, Array, RowReader, RowSpec, all_finite, as_rows
 from edgeae.runtime.ort import ERRORS
 from edgeae.runtime.session import Binding, Graph
 
-__all__ = ["Bound", "Path", "bind_arrays"]
+__all__ = ["Bound", "Path", "Spares", "bind_arrays"]
 
 # Where more than a tenth of the calls take this many times as long as usual, denormals are at work, and are switched
 # off for so many calls; a busy machine makes two or three in a row slow, whose caches it emptied.
 SLOW, FLUSHED_CALLS = 3.0, 1000
 TENTH, SUSPECT = 10, 45
+
+# Up to so many rows, of so many bytes together, copying them to memory that stays bound beats binding theirs.
+FEW_ROWS, FEW_BYTES = 64, 2**18
 
 FloatArray = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -37,6 +40,11 @@ class Path:
     graphs: tuple[Graph, ...]
     spec: RowSpec
     heavy: bool  # whether the graphs work long enough for denormals to matter more than switching them off
+
+    @property
+    def native(self) -> bool:
+        """Whether operators of the library do all the work; they switch denormals off themselves."""
+        return all(graph.native for graph in self.graphs)
 
 
 class Bound:
@@ -74,8 +82,8 @@ class Bound:
         self._threshold = threshold
         self._flag = flag
         self._lock = threading.Lock()
-        self._methods: dict[str, Callable[[object], Any]] = {}
-        self._score: Callable[[object], Any] = self._load_score
+        self._methods: dict[str, Callable[..., Any]] = {}
+        self._score: Callable[..., Any] = self._load_score
 
     def score(self, x: object) -> float | FloatArray:
         """Return the anomaly score of a row [*shape] as a float, or of rows [batch, *shape] as float32 [batch].
@@ -121,7 +129,7 @@ class Bound:
         result: FloatArray = self._methods[name](value)
         return result
 
-    def _load(self, name: str) -> Callable[[object], Any]:
+    def _load(self, name: str) -> Callable[..., Any]:
         path = self._paths(name)
         try:
             return _prepare(path, self.batch, self._capacity, self._lock, flag=self._flag)
@@ -129,8 +137,53 @@ class Bound:
             raise OutOfMemoryError(f"bind: no memory for the buffers of {self._capacity} rows; bind fewer") from problem
 
 
-def _prepare(path: Path, batch: int, capacity: int, lock: threading.Lock, *, flag: bool) -> Callable[[object], Any]:
-    """Allocate and bind, and return the function that a method of `Bound` is.
+class Spares:
+    """What calls of few rows run without `bind`: each takes a bound function that nobody uses, and puts it back.
+
+    So no two threads share one, and of each number of rows there are as many as threads were in such a call at once.
+
+    Attributes:
+        path: The operation.
+        most: For how many rows it is worth it; 0 on a GPU.
+    """
+
+    def __init__(self, path: Path, chunk: int, capacity: int | None, *, flag: bool) -> None:
+        """Make none yet.
+
+        Args:
+            path: The operation.
+            chunk: Most rows in one call of ONNX Runtime.
+            capacity: The bundle's fixed batch size, or None.
+            flag: Whether rows with non-finite values get NaN instead of raising.
+        """
+        widest = 4 * max(
+            math.prod(shape) for graph in path.graphs for shape in (graph.source_shape, graph.target_shape)
+        )
+        fitting = FEW_BYTES // widest
+        if capacity is not None:
+            fitting = capacity if capacity <= fitting else 0
+        self.path = path
+        self.most = min(FEW_ROWS, chunk, fitting) if path.graphs[0].device.kind == "cpu" else 0
+        self._capacity, self._flag = capacity, flag
+        self._idle: list[list[Callable[..., FloatArray]]] = [[] for _ in range(self.most + 1)]
+
+    def call(self, rows: Array, first: int) -> FloatArray:
+        """Return the results of 1 to `most` rows from `as_rows`, the first of which messages number `first`."""
+        count = len(rows)
+        idle = self._idle[count]
+        try:
+            call = idle.pop()
+        except IndexError:
+            call = _prepare(self.path, count, self._capacity or count, threading.Lock(), flag=self._flag, spare=True)
+        result = call(rows, first)
+        idle.append(call)  # one that failed is dropped
+        return result
+
+
+def _prepare(
+    path: Path, batch: int, capacity: int, lock: threading.Lock, *, flag: bool, spare: bool = False
+) -> Callable[..., Any]:
+    """Allocate and bind, and return the function that a method of `Bound` is, or the one of `Spares`.
 
     It is a closure, with every function looked up beforehand: around a run of 7 us, tenths of a microsecond show.
     """
@@ -142,14 +195,16 @@ def _prepare(path: Path, batch: int, capacity: int, lock: threading.Lock, *, fla
     # tenth of looking at the row. An encoder may hide it: max(NaN, 0) may be 0.
     scoring, shows = path.graphs[-1].target == "score", path.graphs[-1].shows_invalid
     checked = spec.dtype == np.float32 and not shows
-    denormals, heavy = DenormalsAsZero(), path.heavy and AVAILABLE and path.graphs[0].device.kind == "cpu"
+    heavy = (path.heavy or spare) and not path.native and AVAILABLE and path.graphs[0].device.kind == "cpu"
+    denormals = DenormalsAsZero()
     flush, restore = denormals.__enter__, partial(denormals.__exit__, None, None, None)
     item, flat, flat_results = results.item, rows.reshape(-1), results.reshape(-1)
     sample = item if batch == 1 and scoring else partial(np.vdot, flat_results, flat_results)
     acquire, release, vdot, isfinite, ndarray = lock.acquire, lock.release, np.vdot, math.isfinite, np.ndarray
-    row_shape, dtype, owner = spec.shape if batch == 1 else None, source.dtype, process.current
+    short, row_shape = flat.size <= PIECE, spec.shape if batch == 1 else None
+    shapes, dtype, owner = (rows.shape, row_shape), source.dtype, process.current
 
-    def convert(value: object) -> tuple[bool, Array | None]:
+    def convert(value: object, start: int) -> tuple[bool, Array | None]:
         found = as_rows(value, spec, single=batch == 1)
         single = found.ndim == len(spec.shape)
         found = found[None] if single else found
@@ -157,15 +212,15 @@ def _prepare(path: Path, batch: int, capacity: int, lock: threading.Lock, *, fla
             raise InputError(
                 f"{spec.name}: {len(found)} rows for a model bound to {batch}; pass exactly as many, or call the model"
             )
-        return single, examine(found)
+        return single, examine(found, start)
 
-    def examine(found: Array) -> Array | None:
-        block, replaced = RowReader(found, spec, flag=flag).read(0, batch, rows)
+    def examine(found: Array, start: int) -> Array | None:
+        block, replaced = RowReader(found, spec, flag=flag, first=start).read(0, batch, rows)
         if block is not rows:
             np.copyto(rows, block)
         return replaced
 
-    def call(value: object) -> Any:
+    def call(value: object, start: int = 0) -> Any:
         if owner != process.current:
             process.refuse_fork()
         if not acquire(False):
@@ -173,18 +228,19 @@ def _prepare(path: Path, batch: int, capacity: int, lock: threading.Lock, *, fla
         try:
             if heavy:
                 flush()
-            single, replaced = True, None
-            if type(value) is ndarray and value.shape == row_shape and value.dtype == dtype:
-                row[...] = value
-                if checked and not isfinite(vdot(flat, flat)):
-                    replaced = examine(rows)
+            replaced = None
+            if type(value) is ndarray and value.dtype == dtype and value.shape in shapes:
+                single = value.shape == row_shape
+                rows[...] = value
+                if checked and not (isfinite(vdot(flat, flat)) if short else all_finite(rows)):
+                    replaced = examine(rows, start)
             else:
-                single, replaced = convert(value)
+                single, replaced = convert(value, start)
             first()
             for run in later:
                 run()
             if shows and not isfinite(sample()):
-                found = examine(rows)
+                found = examine(rows, start)
                 if found is not None:
                     replaced = found
                     first()
@@ -198,7 +254,7 @@ def _prepare(path: Path, batch: int, capacity: int, lock: threading.Lock, *, fla
                 restore()
             release()
 
-    if not (batch == 1 and shows):
+    if spare or not (batch == 1 and shows):
         return call
     clock, flushing, suspicion = time.perf_counter, 0, 0
     limit = SLOW * min(_duration(bare) for _ in range(5)) if heavy else math.inf

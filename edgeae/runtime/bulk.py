@@ -30,7 +30,7 @@ def run_rows(
     Args:
         graphs: One graph, or an encoder and a decoder: then no more latents exist at a time than chunks are worked on.
         reader: The rows.
-        out: float32 [n, *shape], contiguous. Rows that the reader replaced become NaN.
+        out: [n, *shape] of the last graph's `target_dtype`, contiguous. Rows that the reader replaced become NaN.
         chunk: Most rows in one call of ONNX Runtime.
         workers: Most threads.
         batch: The graphs' fixed batch size, to which the last chunk is padded, or None.
@@ -64,7 +64,7 @@ class _Job:
         # Pieces of equal size: 65 rows are 33 and 32, not 64 and 1.
         self.step = batch or -(-self.rows // max(1, self.pieces))
         self.place = address(out)
-        self.target_bytes = 4 * math.prod(graphs[-1].target_shape)
+        self.target_bytes = out.itemsize * math.prod(graphs[-1].target_shape)
         self.cancelled = False
         self.failures: list[tuple[int, Exception]] = []
         self._next = self._helpers = 0
@@ -141,7 +141,7 @@ class _Lane:
             self._buffer = np.empty(shape, first.source_dtype)
             self._chain = _Chain(job.graphs, job.step)
         self._buffer_place = 0 if in_place else address(self._buffer)
-        self._padded = None if not job.batch else np.empty((job.step, *last.target_shape), np.float32)
+        self._padded = None if not job.batch else np.empty((job.step, *last.target_shape), last.target_dtype)
 
     def run(self, start: int, stop: int) -> None:
         """Run rows start to stop."""

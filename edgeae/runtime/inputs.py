@@ -16,7 +16,7 @@ import numpy as np
 from edgeae.bundle.record import record
 from edgeae.errors import EdgeaeError, InputError
 
-__all__ = ["Array", "RowReader", "RowSpec", "address", "all_finite", "as_rows", "result_array"]
+__all__ = ["PIECE", "Array", "RowReader", "RowSpec", "address", "all_finite", "as_rows", "result_array"]
 
 Array = np.ndarray[Any, Any]
 
@@ -72,7 +72,7 @@ def as_rows(value: object, spec: RowSpec, *, single: bool = False) -> Array:
     return array
 
 
-_PIECE = 8192
+PIECE = 8192  # values; BLAS starts threads of its own for a longer dot product
 
 
 def all_finite(block: Array) -> bool:
@@ -83,7 +83,7 @@ def all_finite(block: Array) -> bool:
     pieces, since BLAS starts threads of its own for longer ones, which would get in the way of the workers.
     """
     flat = block.reshape(-1)
-    pieces = (flat[start : start + _PIECE] for start in range(0, flat.size, _PIECE))
+    pieces = (flat[start : start + PIECE] for start in range(0, flat.size, PIECE))
     return all(math.isfinite(np.vdot(piece, piece)) for piece in pieces) or bool(np.isfinite(flat).all())
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from edgeae.bundle import Bundle, Golden, Manifest
 from edgeae.errors import BundleError, EdgeaeError, InputError, OutOfMemoryError
 from edgeae.runtime import native, process
-from edgeae.runtime.bound import Bound, Path
+from edgeae.runtime.bound import Bound, Path, Spares
 from edgeae.runtime.bulk import run_rows
 from edgeae.runtime.device import Device, choose_device
 from edgeae.runtime.explain import Explanation, contributions, reasons
@@ -112,7 +112,8 @@ class Autoencoder:
     fits on the disk: lists, arrays of any memory layout, byte order or number type, memory maps, data frames, tensors
     on the CPU. Large inputs are cut into chunks; nothing but the result has the size of the input.
     Results are float32 arrays of the caller's own. `out=` takes a C-contiguous float32 array for them, such as a memory
-    map. Denormal numbers (below 1.2e-38) count as zero.
+    map. Denormal numbers (below 1.2e-38) count as zero. Calls of few rows (up to 64, of 256 kB together) keep
+    their buffers for the next call of as many, until `close`.
 
     Every method raises InputError for input of another shape or kind and, unless loaded with on_invalid="flag", for
     values that are not finite; BundleError at first use if a graph is not what the manifest promises or does not give
@@ -147,6 +148,7 @@ class Autoencoder:
         self._process = process.current
         self._lock = threading.Lock()
         self._graphs: dict[str, Graph] | None = {}
+        self._spares: dict[str, Spares] = {}
         self._golden: Golden | None = None
         manifest = bundle.manifest
         row = manifest.input
@@ -348,10 +350,10 @@ class Autoencoder:
     def close(self) -> None:
         """Free the sessions. Using the model afterwards raises; objects from `bind` keep what they have."""
         if self._process != process.current:  # a thread of the parent may have held the lock for good
-            self._graphs = None
+            self._graphs, self._spares = None, {}
             return
         with self._lock:
-            self._graphs = None
+            self._graphs, self._spares = None, {}
 
     def __enter__(self) -> Autoencoder:
         return self
@@ -370,30 +372,47 @@ class Autoencoder:
     def _path(self, name: str) -> Path:
         graphs = tuple(self._graph(role) for role in ROLES[name])
         spec = self._z if name == "decode" else self._x
-        # A smaller network runs in the time that it takes to switch denormals off and on twice; the native operators
-        # switch them off themselves.
-        heavy = max(self.manifest.parameters, 64 * math.prod(spec.shape)) >= 4096
-        return Path(graphs, spec, heavy=heavy and not all(graph.native for graph in graphs))
+        # A smaller network runs in the time that it takes to switch denormals off and on twice.
+        return Path(graphs, spec, heavy=max(self.manifest.parameters, 64 * math.prod(spec.shape)) >= 4096)
+
+    def _stock(self, name: str) -> Spares:
+        stock = self._spares  # the one of now: `close` puts another there
+        stock[name] = Spares(self._path(name), self._chunk, self.manifest.batch, flag=self._flag)
+        return stock[name]
 
     def _run(
         self, name: str, value: object, out: Array | None, first: int = 0, workers: int | None = None
     ) -> FloatArray:
-        path = self._path(name)
+        if self._process != process.current:
+            process.refuse_fork()
+        spares = self._spares.get(name) or self._stock(name)
+        path = spares.path
         try:
-            reader = RowReader(as_rows(value, path.spec), path.spec, flag=self._flag, first=first)
-            result = result_array(out, (len(reader.rows), *path.graphs[-1].target_shape), path.graphs[-1].target)
-            if out is not None and np.may_share_memory(out, reader.rows):
+            rows = as_rows(value, path.spec)
+            few = 0 < len(rows) <= spares.most
+            if few and out is None:
+                return spares.call(rows, first)
+            result = result_array(out, (len(rows), *path.graphs[-1].target_shape), path.graphs[-1].target)
+            if out is not None and np.may_share_memory(out, rows):
                 raise InputError(f"out: lies in the memory of {path.spec.name}; pass an array of its own")
-            chunk, workers = self._chunk, workers or self.workers
-            if self._options.chunk is None:
-                if all(graph.native for graph in path.graphs):
-                    chunk = native_chunk_rows(chunk, len(reader.rows), workers)
-                elif name != "score":  # nothing holds a row and its reconstruction: there is room for more
-                    chunk = max(chunk, min(4 * chunk, 2**24 // reader.row_bytes))
+            if few:
+                result[...] = spares.call(rows, first)
+                return result
+            reader = RowReader(rows, path.spec, flag=self._flag, first=first)
+            chunk, workers = self._chunk_of(name, reader), workers or self.workers
+            if self._options.chunk is None and path.native:
+                chunk = native_chunk_rows(self._chunk, len(rows), workers)
             run_rows(path.graphs, reader, result, chunk=chunk, workers=workers, batch=self.manifest.batch)
         except MemoryError as problem:
             raise _out_of_memory(name, problem) from problem
         return result
+
+    def _chunk_of(self, name: str, reader: RowReader) -> int:
+        """Return how many rows ONNX Runtime's own operators get at a time."""
+        if self._options.chunk is not None or name == "score":
+            return self._chunk
+        # nothing holds a row and its reconstruction: there is room for more
+        return max(self._chunk, min(4 * self._chunk, 2**24 // reader.row_bytes))
 
     def _graph(self, role: str) -> Graph:
         """Return the graph of `role`, loaded and tested when it is first needed."""

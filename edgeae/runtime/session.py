@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -33,7 +34,7 @@ class Graph:
     Attributes:
         role: "encoder", "decoder" or "scorer".
         source: Name of its input; [batch, *source_shape] of `source_dtype`.
-        target: Name of its output; float32 [batch, *target_shape].
+        target: Name of its output; [batch, *target_shape] of `target_dtype`.
         shows_invalid: Whether any value of a row that is not finite makes the row's result not finite; the model finds
             out when it tests a scorer, and sets it.
         native: Whether it runs as one node of the native operator library.
@@ -42,6 +43,7 @@ class Graph:
     """
 
     shows_invalid = False
+    target_dtype = np.dtype(np.float32)
 
     def __init__(
         self,
@@ -76,7 +78,7 @@ class Graph:
         self.source_shape: tuple[int, ...] = shapes[self.source]
         self.target_shape: tuple[int, ...] = shapes[self.target]
         self.source_dtype = np.dtype(manifest.input.dtype if self.source == "x" else "float32")
-        self.device = device
+        self.device, self._options = device, options
 
         data = bundle.graph(precision, role)
         info = check_graph(
@@ -132,6 +134,19 @@ class Graph:
                 "export the bundle again"
             )
 
+    def derived(self, data: bytes, target: str, dtype: np.dtype[Any]) -> Graph:
+        """Return a graph that begins like this one, of our own making: nothing is checked.
+
+        Args:
+            data: The ONNX file.
+            target: Name of its output, of the same shape.
+            dtype: Of the output.
+        """
+        found = copy.copy(self)
+        found.session = create_session(data, self.device, self._options)
+        found.target, found.target_dtype, found._idle = target, dtype, []
+        return found
+
     def take_binding(self) -> Binding:
         """Return a binding that belongs to the caller until `give_back`."""
         try:
@@ -157,7 +172,7 @@ class Binding:
         # Plain fields and no reference to the graph, which keeps idle bindings: a cycle would keep sessions in memory.
         self._where = f"{graph.where}: failed on {graph.device}"
         self._source, self._source_shape, self._source_dtype = graph.source, graph.source_shape, graph.source_dtype
-        self._target, self._target_shape = graph.target, graph.target_shape
+        self._target, self._target_shape, self._target_dtype = graph.target, graph.target_shape, graph.target_dtype
         session = session or graph.session
         self._raw = session.io_binding()._iobinding
         here = ort.OrtDevice.make("cpu", 0)
@@ -181,7 +196,7 @@ class Binding:
         """
         before, after = self._places[source_there], self._places[target_there]
         self._raw.bind_input(self._source, before, self._source_dtype, (rows, *self._source_shape), source)
-        self._raw.bind_output(self._target, after, np.float32, (rows, *self._target_shape), target)
+        self._raw.bind_output(self._target, after, self._target_dtype, (rows, *self._target_shape), target)
 
     def bind_for_good(self, source: Array, target: Array) -> None:
         """Bind two arrays that are written and read again and again, on the CPU; for a GPU see cuda.py."""
