@@ -111,8 +111,15 @@ class Result:
     points: tuple[Point, ...]
 
 
-def measure(model: edgeae.Autoencoder, x: Array, *, seconds: float = 2.0) -> Result:
-    """Store rows in every way, read them again, and compare; time each of four for so many seconds."""
+def measure(model: edgeae.Autoencoder, x: Array, *, seconds: float = 2.0, speed_bytes: int = SPEED_BYTES) -> Result:
+    """Store rows in every way, read them again, and compare.
+
+    Args:
+        model: Compresses.
+        x: Rows.
+        seconds: For which each of four ways is timed.
+        speed_bytes: How many these are timed on, the rows once more and again.
+    """
     peak = 255.0 if x.dtype == np.uint8 else float(np.ptp(x))
     points, absent = [], []
     for dtype in ("float32", "float16", *(f"int{bits}" for bits in BITS)):
@@ -136,7 +143,8 @@ def measure(model: edgeae.Autoencoder, x: Array, *, seconds: float = 2.0) -> Res
                 absent.append(package)
             else:
                 points += compare()
-    speeds, entropy = _speeds(model, x, seconds), _entropy(model.encode(x))
+    many = np.concatenate([x] * max(1, speed_bytes // x.nbytes))
+    speeds, entropy = _speeds(model, many, seconds), _entropy(model.encode(x))
     return Result(model.manifest.name, len(x), tuple(dict.fromkeys(absent)), speeds, entropy, tuple(points))
 
 
@@ -151,7 +159,6 @@ class _Nowhere(io.RawIOBase):
 
 
 def _speeds(model: edgeae.Autoencoder, x: Array, seconds: float) -> tuple[Speed, ...]:
-    x = np.concatenate([x] * max(1, SPEED_BYTES // x.nbytes))
     file, z = io.BytesIO(), model.encode(x)
     with LatentWriter(file, model) as writer:
         writer.write(x)

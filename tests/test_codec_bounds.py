@@ -318,7 +318,7 @@ def test_the_benchmark_measures_every_way(digits: edgeae.Autoencoder) -> None:
 
     x = np.repeat(np.repeat(images(64)[:, :1, :1], 8, axis=1), 8, axis=2)
     with edgeae.load(GOLDEN / "dense", device="cpu") as model:
-        result = measure(model, np.ascontiguousarray(x), seconds=0.01)
+        result = measure(model, np.ascontiguousarray(x), seconds=0.01, speed_bytes=2**18)
     assert [speed.name for speed in result.speeds] == ["write", "read"]
     assert all(speed.rows_per_second > 0 and speed.cpu_share > 0 for speed in result.speeds)
     assert {"edgeae", "PCA, float32", "zstd -19", "PNG", "JPEG"} <= {point.name for point in result.points}
