@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 # A shell that starts a job in the background lets it ignore Ctrl-C, and children inherit that; the tests that interrupt
 # a process need it to listen.
@@ -22,7 +23,7 @@ INSTRUCTION_SETS = ("amx", "vnni", "avxvnni", "avx512", "avx2", "dotprod", "port
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the library as a user does."""
+    """Build the library as a user does, once for all workers."""
     from edgeae.errors import EdgeaeError
     from edgeae.runtime.native import build
 
@@ -33,11 +34,18 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         build._headers(None)
     except EdgeaeError:
         pytest.skip("ONNX Runtime's headers were not found: .ci/headers DIR, then ONNXRUNTIME_ROOT=DIR")
-    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
+    cache = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        cache = cache.parent  # of the whole run: one worker builds, the others wait for it
+    environment = os.environ | {"XDG_CACHE_HOME": str(cache / "built")}
     command = [sys.executable, "-m", "edgeae.runtime.native", "build"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return Path(done.stdout.strip())
+    path = cache / "built.txt"
+    with FileLock(cache / "built.lock"):
+        if not path.exists():
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+            path.write_text(done.stdout)
+    return Path(path.read_text().strip())
 
 
 @pytest.fixture

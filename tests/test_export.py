@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -384,30 +385,34 @@ def _plan(shift: float, scale: float, **changes: Any) -> Plan:
     return replace(plan, **changes)
 
 
-def _graphs(network: Network, plan: Plan) -> tuple[dict[str, bytes], dict[str, list[str]]]:
-    cores = Cores(export_core(network, "encoder", opset=18), export_core(network, "decoder", opset=18))
-    models = {role: assemble(role, cores, plan, {}) for role in GRAPHS}
+@cache
+def _cores() -> Cores:
+    network = _network()
+    return Cores(export_core(network, "encoder", opset=18), export_core(network, "decoder", opset=18))
+
+
+def _graphs(plan: Plan) -> tuple[dict[str, bytes], dict[str, list[str]]]:
+    models = {role: assemble(role, _cores(), plan, {}) for role in GRAPHS}
     operators = {role: [node.op_type for node in model.graph.node] for role, model in models.items()}
     return {role: model.SerializeToString() for role, model in models.items()}, operators
 
 
 def test_normalisation_folds_only_where_it_is_exact_enough() -> None:
-    network = _network()
-    _, near = _graphs(network, _plan(shift=3.0, scale=2.0))
+    _, near = _graphs(_plan(shift=3.0, scale=2.0))
     assert near["encoder"] == ["Gemm", "Relu", "Gemm"]
     assert near["decoder"] == ["Gemm"]
     assert near["scorer"] == ["Mul", "Gemm", "Relu", "Gemm", "Gemm", "Sub", "Mul", "ReduceMean"]
-    _, far = _graphs(network, _plan(shift=3e5, scale=2.0))
+    _, far = _graphs(_plan(shift=3e5, scale=2.0))
     assert far["encoder"] == ["Sub", "Mul", "Gemm", "Relu", "Gemm"]
     assert far["scorer"][:2] == ["Sub", "Mul"]
-    _, none = _graphs(network, _plan(shift=0.0, scale=1.0))
+    _, none = _graphs(_plan(shift=0.0, scale=1.0))
     assert none["scorer"][0] == "Gemm"
 
 
 @pytest.mark.parametrize("ratio", [0.0, 1.0, 9.0, 1e3, 1e5])
 def test_scores_stay_exact_at_any_distance_from_zero(ratio: float) -> None:
     network, plan = _network(), _plan(shift=ratio, scale=1.0)
-    graphs, _ = _graphs(network, plan)
+    graphs, _ = _graphs(plan)
     rows = np.random.default_rng(0).standard_normal((256, 5)) + ratio
     rows = rows.astype(np.float32)
     expected = reference(network, plan, rows).score
@@ -416,7 +421,7 @@ def test_scores_stay_exact_at_any_distance_from_zero(ratio: float) -> None:
 
 def test_the_gate_catches_a_wrong_graph() -> None:
     network, plan = _network(), _plan(shift=0.0, scale=1.0)
-    graphs, _ = _graphs(network, plan)
+    graphs, _ = _graphs(plan)
     rows = np.random.default_rng(0).standard_normal((256, 5)).astype(np.float32)
     check_parity(network, plan, graphs, rows, rows, strict=True, tolerance=1e-4)
     for role in GRAPHS:
