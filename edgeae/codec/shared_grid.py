@@ -24,7 +24,7 @@ SPARE: Final = 8  # codes at either end for latents that are a little further ou
 FLAT: Final = 126  # codes to either side of the one value of a flat dimension, up to where it counts as that value
 STEEPEST: Final = 1e30  # codes per unit
 ODD: Final = 16  # a grid is too small if more than one row in so many has latents that it cannot hold
-TURNED: Final = 2**11  # rows that are transposed at a time
+TURNED: Final = 2**9  # rows that are transposed at a time
 
 
 class SharedGrid:
@@ -66,7 +66,8 @@ class SharedGrid:
             turned[:, start : start + TURNED] = codes[start : start + TURNED].T
         ends = codes.reshape(-1)
         np.subtract(turned.reshape(-1), 1, out=ends)  # modulo 256: the first code and the last one are the largest now
-        odd = np.unique(np.flatnonzero(ends >= levels.last - 1) % count)
+        at_ends = np.greater_equal(ends, levels.last - 1, out=ends.view(np.bool_))
+        odd = np.unique(np.flatnonzero(at_ends) % count)
         if ODD * len(odd) > count:
             return None
         z = self._model.encode(rows[odd], workers=1)
