@@ -1,8 +1,10 @@
 """How well scores tell anomalies, on the labelled tables of ADBench, beside PyOD and scikit-learn.
 
 One-class protocol: fit on a random half of the normal rows, score the other half and all anomalies. Unsupervised
-protocol: fit on all rows, anomalies among them, labels unseen, and score the same rows. Everything at its defaults.
-With --false-alarms: how often fresh normal rows exceed thresholds, beside what those promise.
+protocol: fit on all rows, anomalies among them, labels unseen, and score the same rows. Contaminated protocol: fit on a
+random half of the normal rows and some of the anomalies, score the other half and the anomalies that are never fitted
+to, for several shares of anomalies. Everything at its defaults. With --false-alarms: how often fresh normal rows exceed
+thresholds, beside what those promise.
 
 The data are the `.npz` files (X, y) in the folder Classical of https://github.com/Minqi824/ADBench (Han et al. 2022,
 https://arxiv.org/abs/2206.09426).
@@ -11,6 +13,7 @@ Example:
     python -m benchmarks.accuracy --data-dir adbench
     python -m benchmarks.accuracy --data-dir adbench --scores auto,mse --seeds 1 --json accuracy.json
     python -m benchmarks.accuracy --data-dir adbench --protocol unsupervised --trim 0,0.1
+    python -m benchmarks.accuracy --data-dir adbench --protocol contaminated --trim 0,0.1 --scores auto
     python -m benchmarks.accuracy --data-dir adbench --false-alarms --seeds 10
 """
 
@@ -18,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import logging
 import tempfile
 import warnings
@@ -65,6 +69,8 @@ class Trial:
         method: "edgeae, auto", "edgeae, auto, trim 0.1", "PyOD VAE", ...
         auroc: Area under the ROC curve.
         average_precision: Area under the precision-recall curve, as scikit-learn has it.
+        contamination: Share of anomalies among the training rows that was asked for; 0 unless "contaminated".
+        reached: Share that there was.
     """
 
     data: str
@@ -72,10 +78,18 @@ class Trial:
     method: str
     auroc: float
     average_precision: float
+    contamination: float
+    reached: float
 
 
 def run_trials(
-    name: str, split: Split, seed: int, scores: Sequence[str], peers: Sequence[str], trims: Sequence[float] = (0.0,)
+    name: str,
+    split: Split,
+    seed: int,
+    scores: Sequence[str],
+    peers: Sequence[str],
+    trims: Sequence[float] = (0.0,),
+    contamination: float = 0.0,
 ) -> list[Trial]:
     """Fit everything to one split and measure it.
 
@@ -86,6 +100,7 @@ def run_trials(
         scores: Of edgeae: all are exported of the same network.
         peers: Names in `PEERS`.
         trims: Of edgeae: each takes a training of its own.
+        contamination: What the split was asked for.
     """
     found: dict[str, tuple[Array, Array]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -100,7 +115,8 @@ def run_trials(
     for peer in peers:
         scorer = PEERS[peer](split.training, seed)
         found[peer] = scorer(split.normal), scorer(split.anomalies)
-    return [Trial(name, seed, method, *_merits(*both)) for method, both in found.items()]
+    shares = contamination, split.contamination
+    return [Trial(name, seed, method, *_merits(*both), *shares) for method, both in found.items()]
 
 
 def _merits(normal: Array, anomalous: Array) -> tuple[float, float]:
@@ -165,8 +181,16 @@ PEERS: Mapping[str, Callable[[Array, int], Scores]] = {
     "--protocol",
     default="one-class",
     show_default=True,
-    type=click.Choice(["one-class", "unsupervised"]),
+    type=click.Choice(["one-class", "unsupervised", "contaminated"]),
     help="Above.",
+)
+@click.option(
+    "--contamination",
+    "shares",
+    default="0,0.02,0.05,0.1",
+    show_default=True,
+    type=NUMBERS,
+    help="For contaminated: shares of the training rows that are anomalies.",
 )
 @click.option("--trim", "trims", default="0", show_default=True, type=NUMBERS, help="Of edgeae's training.")
 @click.option("--false-alarms", "alarms", is_flag=True, help="Measure thresholds instead, on fresh normal rows.")
@@ -178,6 +202,7 @@ def main(
     data_dir: Path,
     scores: Sequence[str],
     protocol: Protocol,
+    shares: Sequence[float],
     trims: Sequence[float],
     alarms: bool,
     fpr: float,
@@ -200,13 +225,19 @@ def main(
     for name in PEERS.keys() - set(peers):
         click.echo(f"absent: {name}: needs PyOD: pip install 'edgeae[bench]'")
     trials: list[Trial] = []
+    asked = shares if protocol == "contaminated" else (0.0,)
     with _quiet(), status("measuring") as say:
         for path in paths:
-            for seed in range(seeds):
-                say(f"{path.stem}, split {seed + 1} of {seeds}")
-                trials += run_trials(path.stem, load_split(path, seed, protocol), seed, scores, peers, trims)
+            for seed, share in itertools.product(range(seeds), asked):
+                say(f"{path.stem}, split {seed + 1} of {seeds}" + (f", {share:g} anomalies" if share else ""))
+                split = load_split(path, seed, protocol, share)
+                trials += run_trials(path.stem, split, seed, scores, peers, trims, share)
     for merit, title in (("auroc", "AUROC"), ("average_precision", "Average precision")):
-        _print(trials, merit, f"{title}, {protocol} protocol, mean of {seeds} seeds")
+        title = f"{title}, {protocol} protocol, mean of {seeds} seeds"
+        if protocol == "contaminated":
+            _print_shares(trials, merit, f"{title} and {len(paths)} sets")
+        else:
+            _print(trials, merit, title)
     if file is not None:
         write_file(file, to_json(trials))
 
@@ -236,6 +267,20 @@ def _print(trials: Sequence[Trial], merit: str, title: str) -> None:
     for name, values in means.items():
         shown.add_row(name, *(f"{value:.3f}" for value in values))
     shown.add_row("mean", *(f"{value:.4f}" for value in np.mean(list(means.values()), axis=0)))
+    print_table(shown)
+
+
+def _print_shares(trials: Sequence[Trial], merit: str, title: str) -> None:
+    asked = sorted({trial.contamination for trial in trials})
+    shown = table(title, "share of anomalies", *(f">{share:g}" for share in asked))
+
+    def add(name: str, field: str, digits: int, chosen: Sequence[Trial]) -> None:
+        parts = ([getattr(each, field) for each in chosen if each.contamination == share] for share in asked)
+        shown.add_row(name, *(f"{np.mean(part):.{digits}f}" for part in parts))
+
+    add("reached, where anomalies are few", "reached", 3, trials)
+    for method in dict.fromkeys(trial.method for trial in trials):
+        add(method, merit, 4, [trial for trial in trials if trial.method == method])
     print_table(shown)
 
 

@@ -292,7 +292,7 @@ def test_the_accuracy_table_has_every_method_that_is_there(tmp_path: Path, monke
     assert "Average precision" in done.output and "1_clusters" in done.output
     if find_spec("pyod") is None:
         monkeypatch.undo()
-        monkeypatch.setattr(accuracy, "run_trials", lambda *rest: [accuracy.Trial("s", 0, "m", 0.5, 0.5)])
+        monkeypatch.setattr(accuracy, "run_trials", lambda *rest: [accuracy.Trial("s", 0, "m", 0.5, 0.5, 0.0, 0.0)])
         assert "absent: PyOD VAE" in CliRunner().invoke(accuracy.main, options).output
 
 

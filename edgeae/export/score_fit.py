@@ -116,7 +116,7 @@ def fit_score(kind: ScoreKind, source: Source, plan: Plan) -> ScoreSpec:
         if kind == "mahalanobis":
             return spec
         rows = normalise(source.training[kept], source.normalisation, source.layout)
-        prototypes, spread = typical_rows(rows.reshape(len(rows), -1))
+        prototypes, spread = typical_rows(rows.reshape(len(rows), -1), source.trim)
         return replace(spec, prototypes=prototypes, spread=np.full(rows.shape[1:], spread, np.float32))
     needs_rows = kind == "zscore" or (kind == "elbo" and not source.bernoulli)
     if not needs_rows:
@@ -190,11 +190,17 @@ def typical_errors(residual: Array, trim: float) -> Array:
     return kept
 
 
-def typical_rows(rows: Array) -> tuple[Array, float]:
+def typical_rows(rows: Array, trim: float = 0.0) -> tuple[Array, float]:
     """Return prototypes of rows by k-means, and the root mean squared distance of a value from the nearest one's.
+
+    Where some rows may be anomalies, those that form a cluster would get prototypes of their own. As in CBLOF (He, Xu
+    and Deng 2003, https://doi.org/10.1016/S0167-8655(03)00003-5) the smallest clusters are left out then, as many as
+    together hold no more than the share `trim`; and there are no more than 1 / trim, so that such a group, smaller
+    than a usual cluster, is one of the smallest and not cut in several.
 
     Args:
         rows: [n, values] in normalised space, n >= 1.
+        trim: Share of the rows that may be anomalies, from 0 to less than 0.5.
 
     Returns:
         (float32 [k, values] with k at most 256 and an eighth of the rows, spread above 0).
@@ -209,11 +215,17 @@ def typical_rows(rows: Array) -> tuple[Array, float]:
 
     rows = rows.astype(np.float64)
     distinct = len(np.unique(rows, axis=0))
-    count = max(1, min(MAX_PROTOTYPES, len(rows) // ROWS_PER_PROTOTYPE, distinct))
+    most = math.ceil(min(1 / trim, MAX_PROTOTYPES)) if trim else MAX_PROTOTYPES
+    count = max(1, min(most, len(rows) // ROWS_PER_PROTOTYPE, distinct))
     with threadpool_limits(1):  # sums in another order would give other bytes
         found = KMeans(count, n_init=1, max_iter=100, random_state=0).fit(rows)
     members = np.bincount(found.labels_, minlength=count)
-    prototypes = found.cluster_centers_[members >= min(FEWEST_PER_PROTOTYPE, members.max())].astype(np.float32)
+    large = members >= min(FEWEST_PER_PROTOTYPE, members.max())
+    if trim:
+        smallest = np.argsort(members, kind="stable")
+        large[smallest[np.cumsum(members[smallest]) <= trim * len(rows)]] = False
+        rows = rows[large[found.labels_]]
+    prototypes = found.cluster_centers_[large].astype(np.float32)
     nearest = np.min([np.square(rows - prototype).mean(axis=1) for prototype in prototypes], axis=0)
     overall = math.sqrt(float(rows.var(axis=0).mean())) or 1.0
     return prototypes, max(math.sqrt(float(nearest.mean())), SPREAD_FLOOR * overall)

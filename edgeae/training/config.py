@@ -86,7 +86,9 @@ class TrainConfig:
     sparsity_weight: float | None = _option(None, "weight of the l1 or kl sparsity penalty")
     beta: float = _option(1.0, "weight of the KL term of a variational bottleneck")
     beta_warmup: float = _option(0.2, "share of the epochs over which beta rises from 0")
-    trim: float = _option(0.0, "share of the training rows that may be anomalies: the largest losses are left out")
+    trim: float = _option(
+        0.0, "share of the training rows that may be anomalies: the farthest, and the largest losses, are left out"
+    )
     normalise: NormalisationKind | None = _option(
         None, "none, minmax, standard or robust; fitted on training rows", section="Data"
     )

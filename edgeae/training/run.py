@@ -59,6 +59,7 @@ class Results:
             https://arxiv.org/abs/1509.00519).
         stopped: Why it ended.
         baselines: The reconstruction error beside simple baselines; None where there are too few rows.
+        left_out: Training rows that `trim` left out from the beginning, since they lie far from all others.
     """
 
     epochs: int
@@ -73,6 +74,7 @@ class Results:
     active_units: int | None
     stopped: Stopped
     baselines: Comparison | None = None
+    left_out: int = 0
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from edgeae.evaluation.baselines import say
 from edgeae.models.autoencoder import Autoencoder
 from edgeae.training.beside import compare_network
 from edgeae.training.config import TrainConfig, chosen
+from edgeae.training.contamination import typical_part
 from edgeae.training.defaults import Facts, Plan, check_range, resolve
 from edgeae.training.fit import Job, Outcome, fit, fit_apart
 from edgeae.training.loop import mixed_seed
@@ -112,6 +113,9 @@ def train(
     log.info("%s: %s", dataset.source, describe_dataset(dataset))
     rows = _split(dataset, wanted)
     prepared = _prepare(rows, dataset, wanted)
+    if rows.left_out:
+        every = rows.left_out + len(rows.train)
+        log.info("trim: %d of %d training rows left out, the farthest from most others", rows.left_out, every)
     if state is not None:
         _check_resumable(state, prepared, out)
     job = _job(rows, prepared, dataset, state_path(out), state)
@@ -183,6 +187,7 @@ class _Rows:
     train: Array
     validation: Array
     anomalies: Array | None
+    left_out: int
 
 
 @dataclass(frozen=True)
@@ -218,8 +223,9 @@ def _split(dataset: Dataset, options: TrainConfig) -> _Rows:
     else:
         length, stride = dataset.row_shape[0], dataset.series.stride
         training, held_out = split_windows(dataset.steps[usable], length, stride, options.validation)
-    train, validation = (_writable(take_rows(dataset.x, usable[rows])) for rows in (training, held_out))
-    return _Rows(train, validation, anomalies)
+    trained_on = typical_part(dataset.x, usable[training], options.trim, options.seed)
+    train, validation = (_writable(take_rows(dataset.x, rows)) for rows in (trained_on, usable[held_out]))
+    return _Rows(train, validation, anomalies, len(training) - len(trained_on))
 
 
 def _writable(x: Array) -> Array:
@@ -346,6 +352,7 @@ def _record(rows: _Rows, prepared: _Prepared, dataset: Dataset, state: State, ou
         active_share=outcome.active_share,
         active_units=outcome.active_units,
         stopped=outcome.stopped,
+        left_out=rows.left_out,
     )
     return RunRecord(
         format="edgeae-run",
