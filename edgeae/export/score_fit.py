@@ -194,9 +194,9 @@ def typical_rows(rows: Array, trim: float = 0.0) -> tuple[Array, float]:
     """Return prototypes of rows by k-means, and the root mean squared distance of a value from the nearest one's.
 
     Where some rows may be anomalies, those that form a cluster would get prototypes of their own. As in CBLOF (He, Xu
-    and Deng 2003, https://doi.org/10.1016/S0167-8655(03)00003-5) the smallest clusters are left out then, as many as
-    together hold no more than the share `trim`; and there are no more than 1 / trim, so that such a group, smaller
-    than a usual cluster, is one of the smallest and not cut in several.
+    and Deng 2003, https://doi.org/10.1016/S0167-8655(03)00003-5) the smallest clusters are left out then, until these
+    hold the share `trim` together; and there are no more than 1 / trim, so that such a group, smaller than a usual
+    cluster, is one of the smallest and not cut in several.
 
     Args:
         rows: [n, values] in normalised space, n >= 1.
@@ -223,7 +223,8 @@ def typical_rows(rows: Array, trim: float = 0.0) -> tuple[Array, float]:
     large = members >= min(FEWEST_PER_PROTOTYPE, members.max())
     if trim:
         smallest = np.argsort(members, kind="stable")
-        large[smallest[np.cumsum(members[smallest]) <= trim * len(rows)]] = False
+        before = np.cumsum(members[smallest]) - members[smallest]
+        large[smallest[:-1][before[:-1] < trim * len(rows)]] = False
         rows = rows[large[found.labels_]]
     prototypes = found.cluster_centers_[large].astype(np.float32)
     nearest = np.min([np.square(rows - prototype).mean(axis=1) for prototype in prototypes], axis=0)
