@@ -32,33 +32,58 @@ def rows_of(model: edgeae.Autoencoder, count: int, scale: float = 1.0, seed: int
 
 
 def on_grid(grid: SharedGrid, model: edgeae.Autoencoder, rows: Array) -> Array | None:
-    memory = [np.empty((len(rows), model.latent_dim), np.uint8) for _ in range(2)]
+    memory = [np.empty(len(rows) * model.latent_dim, np.uint8) for _ in range(2)]
     found = grid.quantised(rows, *memory)
     return None if found is None else found.latents()
 
 
+@pytest.mark.parametrize("chunk", [None, 1, 3])
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
 @pytest.mark.parametrize("name", ["table", "dense", "convolutional", "variational"])
-def test_codes_are_those_of_the_latents(name: str) -> None:
-    with edgeae.load(GOLDEN / name, device="cpu") as some:
-        rows = some.bundle.golden().x
+def test_codes_are_those_of_the_latents(name: str, dtype: type[np.generic], chunk: int | None) -> None:
+    with edgeae.load(GOLDEN / name, device="cpu", options={"chunk": chunk}) as some:
+        golden = some.bundle.golden().x
+        rows = np.clip(golden, 0, 255).astype(dtype)
         z = some.encode(rows)
         low, top = z.min(axis=0), z.max(axis=0)
         factor = np.float32(200) / np.maximum(top - low, np.float32(1e-3))
         zero = np.full(some.latent_dim, 20, np.float32)
-        codes = np.empty(z.shape, np.uint8)
-        Quantiser(some, low, factor, zero)(rows, codes)
-        assert np.abs(codes - ((z - low) * factor + zero)).max() <= 0.51
-        Quantiser(some, low, 4 * factor, zero - 300)(rows, codes)  # what is beyond the ends is at the ends
+        codes = np.empty(z.T.shape, np.uint8)
+        assert Quantiser.possible(some, rows.dtype) == (dtype is np.uint8 or golden.dtype == dtype)
+        if not Quantiser.possible(some, rows.dtype):
+            return
+        quantiser = Quantiser(some, rows.dtype)
+        assert quantiser(rows, (low, factor, zero), codes)
+        assert np.abs(codes.T - ((z - low) * factor + zero)).max() <= 0.51
+        assert quantiser(rows, (low, 4 * factor, zero - 300), codes)  # what is beyond the ends is at the ends
         exact = np.clip((z - low) * 4 * factor + zero - 300, 0, 255)
-        assert np.abs(codes - exact).max() <= 0.6
+        assert np.abs(codes.T - exact).max() <= 0.6
         assert {0, 255} <= set(codes.reshape(-1).tolist())
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("row", [0, 4, 9])
+def test_the_quantiser_sees_what_is_not_finite(row: int, value: float) -> None:
+    with edgeae.load(GOLDEN / "table", device="cpu", options={"chunk": 4}) as some:
+        rows = rows_of(some, 10)
+        ones = np.ones(some.latent_dim, np.float32)
+        grid, codes = (0 * ones, ones, ones), np.empty((some.latent_dim, 10), np.uint8)
+        quantiser = Quantiser(some, rows.dtype)
+        assert quantiser(rows, grid, codes)
+        rows[row, -1] = value
+        assert not quantiser(rows, grid, codes)
+
+
+def test_a_model_makes_its_quantiser_once(model: edgeae.Autoencoder) -> None:
+    dtype = np.dtype(np.float32)
+    assert Quantiser(model, dtype)._session is Quantiser(model, dtype)._session
 
 
 def test_what_is_on_the_grid_is_half_a_step_away(model: edgeae.Autoencoder) -> None:
     first, rows = rows_of(model, 500), rows_of(model, 4000, seed=1)
     ranges = ranges_of(model.encode(first))
     step = grid_of(ranges, 8, spare=shared_grid.SPARE).step
-    found = on_grid(SharedGrid(model, ranges, None), model, rows)
+    found = on_grid(SharedGrid(model, np.dtype(np.float32), ranges, None), model, rows)
     assert found is not None
     z = model.encode(rows)
     assert (z.max(axis=0) > ranges.most).any()  # some are further out than all that the grid was made for
@@ -71,7 +96,7 @@ def test_few_rows_far_out_are_kept_as_they_are(model: edgeae.Autoencoder) -> Non
     usual = ((z >= np.quantile(z, 0.005, axis=0)) & (z <= np.quantile(z, 0.995, axis=0))).all(axis=1)
     ranges = ranges_of(z[usual])
     levels = grid_of(ranges, 8, spare=shared_grid.SPARE)
-    found = on_grid(SharedGrid(model, ranges, None), model, rows)
+    found = on_grid(SharedGrid(model, np.dtype(np.float32), ranges, None), model, rows)
     assert found is not None
     beyond = (z < levels.bottom) | (z > levels.top)
     assert 0 < beyond.any(axis=1).sum() < 50
@@ -80,7 +105,7 @@ def test_few_rows_far_out_are_kept_as_they_are(model: edgeae.Autoencoder) -> Non
 
 
 def test_a_grid_that_is_too_small_grows(model: edgeae.Autoencoder) -> None:
-    grid = SharedGrid(model, ranges_of(model.encode(rows_of(model, 500, scale=0.1))), None)
+    grid = SharedGrid(model, np.dtype(np.float32), ranges_of(model.encode(rows_of(model, 500, scale=0.1))), None)
     rows = rows_of(model, 1000, scale=3)
     assert on_grid(grid, model, rows) is None
     z = model.encode(rows)
@@ -93,7 +118,7 @@ def test_a_grid_that_is_too_small_grows(model: edgeae.Autoencoder) -> None:
 def test_a_dimension_that_did_not_vary_may_vary_later(model: edgeae.Autoencoder) -> None:
     same = np.repeat(rows_of(model, 1), 300, axis=0)
     ranges = ranges_of(np.repeat(model.encode(same[:1]), 300, axis=0))
-    grid = SharedGrid(model, ranges, None)
+    grid = SharedGrid(model, np.dtype(np.float32), ranges, None)
     assert grid_of(ranges, 8).flat.all()
     assert on_grid(grid, model, rows_of(model, 300)) is None  # not one of them passes for the one value
     few = same.copy()
@@ -143,6 +168,6 @@ def test_rows_that_are_not_finite_are_refused_in_a_later_chunk(
 
 
 def test_only_eight_bits_on_the_cpu_share_a_grid(model: edgeae.Autoencoder) -> None:
-    assert SharedGrid.possible(model, 8)
-    assert not SharedGrid.possible(model, 7)
-    assert not SharedGrid.possible(model, 32)
+    assert SharedGrid.possible(model, np.dtype(np.float32), 8)
+    assert not SharedGrid.possible(model, np.dtype(np.float32), 7)
+    assert not SharedGrid.possible(model, np.dtype(np.float32), 32)

@@ -19,7 +19,7 @@ import numpy as np
 
 from edgeae.bundle.record import record
 
-__all__ = ["MODEL", "Malformed", "Refused", "parse_model", "with_metadata", "write_model"]
+__all__ = ["MODEL", "Malformed", "Refused", "graph_attribute", "parse_model", "with_metadata", "write_model"]
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 METADATA_FIELD = 14
@@ -229,13 +229,18 @@ def with_metadata(data: bytes, metadata: Mapping[str, str]) -> bytes:
 
 
 def write_model(model: Mapping[str, Any]) -> bytes:
-    """Return the ONNX file that `parse_model` reads as `model`.
+    """Return the ONNX file that `parse_model` reads as `model`; a message may be the bytes it is written as.
 
     Example:
         >>> write_model({"ir_version": 10}) == bytes([0x08, 10])
         True
     """
     return _written(model, MODEL)
+
+
+def graph_attribute(name: str, graph: Mapping[str, Any]) -> bytes:
+    """Return an attribute for `write_model` that is a graph: for files of our own making, `parse_model` refuses it."""
+    return _tagged(1, name.encode()) + _tagged(6, _written(graph, GRAPH)) + _varint(20 << 3 | VARINT) + _varint(5)
 
 
 def _written(value: Mapping[str, Any], kind: Message) -> bytes:
@@ -246,7 +251,7 @@ def _written(value: Mapping[str, Any], kind: Message) -> bytes:
             continue
         for item in found if field.kind in LISTS else (found,):
             if field.message is not None:
-                parts.append(_tagged(number, _written(item, field.message)))
+                parts.append(_tagged(number, item if isinstance(item, bytes) else _written(item, field.message)))
             elif field.kind in (Kind.TEXT, Kind.TEXTS, Kind.VIEW):
                 parts.append(_tagged(number, item.encode() if isinstance(item, str) else item))
             elif field.kind in (Kind.FLOAT, Kind.FLOATS):

@@ -11,11 +11,12 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from edgeae.codec.coders import Array, Coder
-from edgeae.codec.grids import Ranges, ranges_of
+from edgeae.codec.grids import ranges_of
 from edgeae.codec.latents import pack_grid, pack_latents
 from edgeae.codec.shared_grid import SharedGrid
 from edgeae.runtime import Autoencoder
@@ -45,8 +46,8 @@ class Chunk:
 class Lanes:
     """The threads, and the chunks that they work on."""
 
-    def __init__(self, model: Autoencoder, bits: int, least: Callable[[], Array | None]) -> None:
-        """Take what `pack_latents` needs; `least` may wait for the first chunk, which is coded elsewhere."""
+    def __init__(self, model: Autoencoder, bits: int, least: Array | None) -> None:
+        """Take what `pack_latents` needs."""
         self._model, self._bits, self._least = model, bits, least
         self._most = (1 + WAITING) * model.workers
         self._pool = ThreadPoolExecutor(model.workers, "edgeae-codec")
@@ -54,25 +55,20 @@ class Lanes:
         self._chunks: deque[Chunk] = deque()
         self._grid: SharedGrid | None = None
 
-    @property
-    def settled(self) -> bool:
-        """Whether the first chunk has said all that it can about the others."""
-        return self._grid is not None or not SharedGrid.possible(self._model, self._bits)
+    def share(self, dtype: np.dtype[Any], z: Array) -> None:
+        """From now on put latents on one grid, where that can be: where z lies, those of the first rows, of a dtype."""
+        if SharedGrid.possible(self._model, dtype, self._bits):
+            self._grid = SharedGrid(self._model, dtype, ranges_of(z), self._least)
 
-    def share(self, ranges: Ranges, least: Array | None) -> None:
-        """From now on put latents on one grid, where that can be: where those of the first chunk lie, and its steps."""
-        if SharedGrid.possible(self._model, self._bits):
-            self._grid = SharedGrid(self._model, ranges, least)
-
-    def begin(self, code: Callable[[Array, Array, int], None], rows: Array, z: Array, raw_bytes: int) -> Future[None]:
-        """Have the first chunk coded by one of the threads: one more would take the time of these."""
-        return self._pool.submit(code, rows, z, raw_bytes)
-
-    def submit(self, rows: Array, first: int) -> None:
-        """Begin with a chunk."""
+    def submit(self, rows: Array, first: int, code: Callable[[], bytes] | None = None) -> None:
+        """Begin with a chunk, or with what `code` makes of rows that are encoded already."""
         chunk = Chunk(rows, first)
         self._chunks.append(chunk)
-        chunk.payload = self._pool.submit(self._run, chunk)
+        if code is None:
+            chunk.payload = self._pool.submit(self._run, chunk)
+        else:
+            chunk.encoded.set_result(True)
+            chunk.payload = self._pool.submit(code)
 
     def ready(self, *, everything: bool = False) -> Iterator[Chunk]:
         """Yield chunks in their order, those that are done, and wait for those that are too many to be waiting."""
@@ -105,8 +101,8 @@ class Lanes:
         taken, grid = False, None
         try:
             if shared is not None:
-                memory = (self._memory(name, len(rows), np.uint8) for name in ("codes", "turned"))
-                grid = shared.quantised(rows, *memory)
+                memory = (self._memory(name, len(rows), np.uint8) for name in ("codes", "marks"))
+                grid = shared.quantised(rows, *(each.reshape(-1) for each in memory))
             if grid is None:
                 z = self._memory("latents", len(rows), np.float32)
                 self._model.encode(rows, out=z, workers=1)
@@ -117,7 +113,7 @@ class Lanes:
             return pack_grid(own.coder, grid)
         if shared is not None:
             shared.hold(ranges_of(z))
-        return pack_latents(own.coder, z, self._bits, self._least())[0]
+        return pack_latents(own.coder, z, self._bits, self._least)[0]
 
     def _memory(self, name: str, rows: int, dtype: type[np.generic]) -> Array:
         """Return this thread's [rows, latent_dim] of this name, the same for every chunk: new memory costs time."""

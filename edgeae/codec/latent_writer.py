@@ -8,6 +8,7 @@ import os
 import zlib
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from types import TracebackType
 from typing import BinaryIO, Final
 
@@ -17,7 +18,6 @@ import zstandard
 from edgeae.codec.chunk_writer import ChunkWriter
 from edgeae.codec.coders import Array, Coder
 from edgeae.codec.format import Header, most_rows
-from edgeae.codec.grids import ranges_of
 from edgeae.codec.lanes import Lanes
 from edgeae.codec.latents import pack_latents
 from edgeae.codec.report import Report, Tally
@@ -132,7 +132,6 @@ class LatentWriter:
         self._zstd_bytes = 0
         self._pool = ThreadPoolExecutor(1, "edgeae-codec")
         self._waiting: deque[Future[None]] = deque()
-        self._first: Future[None] | None = None
         self._lanes: Lanes | None = None
         self._least: Array | None = None
         self._drift = 0.0
@@ -174,7 +173,7 @@ class LatentWriter:
         step = self._chunk(header)
         while start < len(given):
             if self._pending is None and len(given) - start >= step:
-                size = self._share(len(given) - start, step) if self._plain and self._sent else step
+                size = self._share(len(given) - start, step) if self._lanes is not None else step
                 # encoding looks for what is not finite
                 part = self._rows_of(given, start, start + size, header)
                 own = not self._plain and np.may_share_memory(part, given)
@@ -264,8 +263,7 @@ class LatentWriter:
 
     def _share(self, rows: int, step: int) -> int:
         """Return the size of the next chunk of so many rows: large ones, but for the last, so that all threads end."""
-        settled = self._lanes is None or self._lanes.settled
-        most = max(2 * step, min(TOGETHER * step, rows // (2 * self._model.workers))) if settled else 2 * step
+        most = max(2 * step, min(TOGETHER * step, rows // (2 * self._model.workers)))
         return rows if rows < 1.5 * most else most
 
     def _rows_of(self, given: Array, start: int, stop: int, header: Header) -> Array:
@@ -300,9 +298,9 @@ class LatentWriter:
 
     def _submit(self, rows: Array) -> None:
         header = self._file.header
-        if self._plain and self._lanes is None and header is not None:
-            self._lanes = Lanes(self._model, header.bits, self._first_least)
-        if self._lanes is not None and self._sent:
+        if header is None:
+            return
+        if self._lanes is not None:
             self._lanes.submit(rows, self._rows)
             self._write_ready(self._lanes)
             return
@@ -311,19 +309,18 @@ class LatentWriter:
         except InputError:
             self._check_finite(rows)
             raise
-        # of plain latents only the first chunk is measured; the caller may change its rows once they are encoded
-        kept = rows[: _measured(rows)].copy() if self._plain else rows
-        self._sent = True
-        submit = self._pool.submit if self._lanes is None else self._lanes.begin
-        self._waiting.append(submit(self._code, kept, z, rows.nbytes))
-        self._first = self._first or self._waiting[0]
+        if not self._sent:  # the first chunk tells how to code all of them
+            self._sent = True
+            self._peak = peak(self._model, header.dtype, rows)
+            self._least = least_steps(self._model.decode, z, header.bits) if header.bits <= 8 else None
+            if self._plain:
+                self._lanes = Lanes(self._model, header.bits, self._least)
+                sample = rows[: _measured(rows)].copy()  # the caller may change its rows once they are encoded
+                self._lanes.submit(rows, self._rows, partial(self._first_payload, header, sample, z))
+                self._lanes.share(rows.dtype, z)
+                return
+        self._waiting.append(self._pool.submit(self._code, header, rows, z))
         self._wait(AHEAD)
-
-    def _first_least(self) -> Array | None:
-        """Return how fine latents need to be, which the first chunk tells, once that is written."""
-        if self._first is not None:
-            self._first.result()
-        return self._least
 
     def _write_ready(self, lanes: Lanes, *, everything: bool = False) -> None:
         for chunk in lanes.ready(everything=everything):
@@ -359,17 +356,16 @@ class LatentWriter:
         self._end_threads()
         self._file.abandon()
 
-    def _code(self, rows: Array, z: Array, raw_bytes: int) -> None:
-        """Code one chunk and write it, in the pool's only thread; of plain latents it is the first chunk."""
-        header = self._file.header
-        if header is None or self._failed:
+    def _first_payload(self, header: Header, rows: Array, z: Array) -> bytes:
+        """Return the first chunk of plain latents, and measure what comes out of it, in one of the lanes."""
+        payload, latents = pack_latents(self._coder, z, header.bits, self._least)
+        self._tally.measure(self._model.decode(latents()[: len(rows)]), rows)
+        return payload
+
+    def _code(self, header: Header, rows: Array, z: Array) -> None:
+        """Code one chunk and write it, in the pool's only thread."""
+        if self._failed:
             return
-        first = self._tally.rows == 0
-        if first:
-            self._peak = peak(self._model, header.dtype, rows)
-            self._least = least_steps(self._model.decode, z, header.bits) if header.bits <= 8 else None
-            if self._lanes is not None:
-                self._lanes.share(ranges_of(z), self._least)
         payload, latents = pack_latents(self._coder, z, header.bits, self._least)
         unknown = crc = 0
         if header.bound != "none":
@@ -384,12 +380,12 @@ class LatentWriter:
             anomalies = self._anomalies(rows)
             unknown, crc = int(anomalies.sum()), zlib.crc32(corrected.rows.data)
             self._tally.add(corrected, anomalies)
-        elif first:
+        elif not self._tally.rows:
             sample = rows[: _measured(rows)]
             self._tally.measure(self._model.decode(latents()[: len(sample)]), sample)
         if self._zstd is not None:
             self._zstd_bytes += len(self._zstd.compress(rows.data))
-        self._add(payload, len(z), raw_bytes, unknown, crc)
+        self._add(payload, len(z), rows.nbytes, unknown, crc)
 
     def _add(self, payload: bytes, rows: int, raw_bytes: int, unknown: int = 0, crc: int = 0) -> None:
         self._file.write(payload, rows, unknown=unknown, decoded_crc=crc)

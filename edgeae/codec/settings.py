@@ -37,7 +37,7 @@ SAMPLE: Final = 32
 DRIFT: Final = 2.0**-17  # of the largest result: five times what PyTorch differed by from ONNX Runtime
 SMALL: Final = 2.0**-3  # of the scale that the last layer's output is multiplied with
 TINY: Final = 1e-38
-SENSITIVITY_ROWS: Final = 1024
+SENSITIVITY_ROWS: Final = 512
 SENSITIVITY_VALUES: Final = 2**18
 WIDEST: Final = 4.0  # ranges; a latent that leaves its usual range by more is stored whatever it seemed to matter
 

@@ -30,7 +30,7 @@ def run_rows(
     Args:
         graphs: One graph, or an encoder and a decoder: then no more latents exist at a time than chunks are worked on.
         reader: The rows.
-        out: [n, *shape] of the last graph's `target_dtype`, contiguous. Rows that the reader replaced become NaN.
+        out: [n, *shape] float32, contiguous. Rows that the reader replaced become NaN.
         chunk: Most rows in one call of ONNX Runtime.
         workers: Most threads.
         batch: The graphs' fixed batch size, to which the last chunk is padded, or None.
@@ -141,7 +141,7 @@ class _Lane:
             self._buffer = np.empty(shape, first.source_dtype)
             self._chain = _Chain(job.graphs, job.step)
         self._buffer_place = 0 if in_place else address(self._buffer)
-        self._padded = None if not job.batch else np.empty((job.step, *last.target_shape), last.target_dtype)
+        self._padded = None if not job.batch else np.empty((job.step, *last.target_shape), np.float32)
 
     def run(self, start: int, stop: int) -> None:
         """Run rows start to stop."""

@@ -399,7 +399,7 @@ class Autoencoder:
                 result[...] = spares.call(rows, first)
                 return result
             reader = RowReader(rows, path.spec, flag=self._flag, first=first)
-            chunk, workers = self._chunk_of(name, reader), workers or self.workers
+            chunk, workers = self._chunk_of(name, reader.row_bytes), workers or self.workers
             if self._options.chunk is None and path.native:
                 chunk = native_chunk_rows(self._chunk, len(rows), workers)
             run_rows(path.graphs, reader, result, chunk=chunk, workers=workers, batch=self.manifest.batch)
@@ -407,12 +407,12 @@ class Autoencoder:
             raise _out_of_memory(name, problem) from problem
         return result
 
-    def _chunk_of(self, name: str, reader: RowReader) -> int:
+    def _chunk_of(self, name: str, row_bytes: int) -> int:
         """Return how many rows ONNX Runtime's own operators get at a time."""
         if self._options.chunk is not None or name == "score":
             return self._chunk
         # nothing holds a row and its reconstruction: there is room for more
-        return max(self._chunk, min(4 * self._chunk, 2**24 // reader.row_bytes))
+        return max(self._chunk, min(4 * self._chunk, 2**24 // row_bytes))
 
     def _graph(self, role: str) -> Graph:
         """Return the graph of `role`, loaded and tested when it is first needed."""

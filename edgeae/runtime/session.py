@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -34,7 +33,7 @@ class Graph:
     Attributes:
         role: "encoder", "decoder" or "scorer".
         source: Name of its input; [batch, *source_shape] of `source_dtype`.
-        target: Name of its output; [batch, *target_shape] of `target_dtype`.
+        target: Name of its output; float32 [batch, *target_shape].
         shows_invalid: Whether any value of a row that is not finite makes the row's result not finite; the model finds
             out when it tests a scorer, and sets it.
         native: Whether it runs as one node of the native operator library.
@@ -43,7 +42,6 @@ class Graph:
     """
 
     shows_invalid = False
-    target_dtype = np.dtype(np.float32)
 
     def __init__(
         self,
@@ -104,6 +102,7 @@ class Graph:
             raise BundleError(f"{self.where}: ONNX Runtime {ort.__version__} cannot load it: {reason}") from problem
         self.run_options = options.run_options()
         self._idle: list[Binding] = []
+        self._beside: dict[str, Any] = {}
 
     def _check_metadata(self, found: Mapping[str, str], bundle: Bundle, precision: str) -> None:
         manifest = bundle.manifest
@@ -134,18 +133,11 @@ class Graph:
                 "export the bundle again"
             )
 
-    def derived(self, data: bytes, target: str, dtype: np.dtype[Any]) -> Graph:
-        """Return a graph that begins like this one, of our own making: nothing is checked.
-
-        Args:
-            data: The ONNX file.
-            target: Name of its output, of the same shape.
-            dtype: Of the output.
-        """
-        found = copy.copy(self)
-        found.session = create_session(data, self.device, self._options)
-        found.target, found.target_dtype, found._idle = target, dtype, []
-        return found
+    def session_beside(self, name: str, make: Callable[[], bytes]) -> Any:
+        """Return a session that is kept with this graph, of an ONNX file of our own making: nothing is checked."""
+        if name not in self._beside:
+            self._beside[name] = create_session(make(), self.device, self._options)
+        return self._beside[name]
 
     def take_binding(self) -> Binding:
         """Return a binding that belongs to the caller until `give_back`."""
@@ -172,7 +164,7 @@ class Binding:
         # Plain fields and no reference to the graph, which keeps idle bindings: a cycle would keep sessions in memory.
         self._where = f"{graph.where}: failed on {graph.device}"
         self._source, self._source_shape, self._source_dtype = graph.source, graph.source_shape, graph.source_dtype
-        self._target, self._target_shape, self._target_dtype = graph.target, graph.target_shape, graph.target_dtype
+        self._target, self._target_shape = graph.target, graph.target_shape
         session = session or graph.session
         self._raw = session.io_binding()._iobinding
         here = ort.OrtDevice.make("cpu", 0)
@@ -196,7 +188,7 @@ class Binding:
         """
         before, after = self._places[source_there], self._places[target_there]
         self._raw.bind_input(self._source, before, self._source_dtype, (rows, *self._source_shape), source)
-        self._raw.bind_output(self._target, after, self._target_dtype, (rows, *self._target_shape), target)
+        self._raw.bind_output(self._target, after, np.float32, (rows, *self._target_shape), target)
 
     def bind_for_good(self, source: Array, target: Array) -> None:
         """Bind two arrays that are written and read again and again, on the CPU; for a GPU see cuda.py."""

@@ -38,7 +38,7 @@ constexpr std::size_t kSampleRows = 32;
 constexpr double kDrift = 1.0 / (1 << 17);  // of the largest result: five times what PyTorch differed by from ONNX Runtime
 constexpr double kSmall = 0.125;            // of the scale that the last layer's output is multiplied with
 constexpr double kNothingMuch = 1e-38;
-constexpr std::size_t kSensitivityRows = 1024;
+constexpr std::size_t kSensitivityRows = 512;
 constexpr double kWidest = 4;  // ranges; a latent that leaves its usual range by more is stored whatever it seemed to matter
 
 struct Packed {
