@@ -106,7 +106,7 @@ def test_few_rows_far_out_are_kept_as_they_are(model: edgeae.Autoencoder) -> Non
 
 def test_a_grid_that_is_too_small_grows(model: edgeae.Autoencoder) -> None:
     grid = SharedGrid(model, np.dtype(np.float32), ranges_of(model.encode(rows_of(model, 500, scale=0.1))), None)
-    rows = rows_of(model, 1000, scale=3)
+    rows = rows_of(model, 1000, scale=30)
     assert on_grid(grid, model, rows) is None
     z = model.encode(rows)
     grid.hold(ranges_of(z))

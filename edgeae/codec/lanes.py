@@ -55,6 +55,11 @@ class Lanes:
         self._chunks: deque[Chunk] = deque()
         self._grid: SharedGrid | None = None
 
+    @property
+    def settled(self) -> bool:
+        """Whether large chunks are worth it: a grid that does not fit costs more the more rows are put on it."""
+        return self._grid is None or self._grid.settled
+
     def share(self, dtype: np.dtype[Any], z: Array) -> None:
         """From now on put latents on one grid, where that can be: where z lies, those of the first rows, of a dtype."""
         if SharedGrid.possible(self._model, dtype, self._bits):

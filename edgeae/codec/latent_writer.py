@@ -173,7 +173,7 @@ class LatentWriter:
         step = self._chunk(header)
         while start < len(given):
             if self._pending is None and len(given) - start >= step:
-                size = self._share(len(given) - start, step) if self._lanes is not None else step
+                size = self._share(len(given) - start, step, self._lanes)
                 # encoding looks for what is not finite
                 part = self._rows_of(given, start, start + size, header)
                 own = not self._plain and np.may_share_memory(part, given)
@@ -261,9 +261,11 @@ class LatentWriter:
             1, min(MOST_ROWS, most_rows(header) // TOGETHER, VALUES // max(header.row_values, header.latent_dim))
         )
 
-    def _share(self, rows: int, step: int) -> int:
+    def _share(self, rows: int, step: int, lanes: Lanes | None) -> int:
         """Return the size of the next chunk of so many rows: large ones, but for the last, so that all threads end."""
-        most = max(2 * step, min(TOGETHER * step, rows // (2 * self._model.workers)))
+        if lanes is None:
+            return step
+        most = max(2 * step, min(TOGETHER * step if lanes.settled else 0, rows // (2 * self._model.workers)))
         return rows if rows < 1.5 * most else most
 
     def _rows_of(self, given: Array, start: int, stop: int, header: Header) -> Array:

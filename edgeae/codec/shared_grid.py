@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from edgeae.codec.coders import Array
-from edgeae.codec.grids import Quantised, Ranges, grid_of
+from edgeae.codec.grids import Quantised, Ranges, grid_of, ranges_of
 from edgeae.runtime import Autoencoder
 from edgeae.runtime.quantiser import Quantiser
 
@@ -23,11 +23,18 @@ BITS: Final = 8  # of the codes that a graph can give; fewer have none to spare
 SPARE: Final = 8  # codes at either end for latents that are a little further out than those so far
 FLAT: Final = 126  # codes to either side of the one value of a flat dimension, up to where it counts as that value
 STEEPEST: Final = 1e30  # codes per unit
-ODD: Final = 16  # a grid is too small if more than one row in so many has latents that it cannot hold
+MANY_ODD: Final = 1 / 64  # of the rows may have latents beyond the grid before it grows for the chunks to come,
+MOST_ODD: Final = 3 / 4  # and so many before this chunk gets a grid of its own
 
 
 class SharedGrid:
-    """A grid that grows with what it has to hold; any number of threads may use it at once."""
+    """A grid that grows with what it has to hold; any number of threads may use it at once.
+
+    Attributes:
+        settled: Whether it held almost all rows of the chunk before.
+    """
+
+    settled = False
 
     def __init__(self, model: Autoencoder, dtype: np.dtype[Any], ranges: Ranges, least: Array | None) -> None:
         """Begin with where the latents of the first chunk lie, and steps as in `quantise`, for rows of a dtype."""
@@ -66,11 +73,14 @@ class SharedGrid:
         np.subtract(codes, 1, out=marks)  # modulo 256: the first code and the last one are the largest now
         at_ends = np.greater_equal(marks, levels.last - 1, out=marks.view(np.bool_))
         odd = np.unique(np.flatnonzero(at_ends) % count)
-        if ODD * len(odd) > count:
+        if len(odd) > MOST_ODD * count:
             return None
         z = self._model.encode(rows[odd], workers=1)
         if not np.isfinite(z).all():
             return None
+        self.settled = len(odd) <= MANY_ODD * count
+        if not self.settled:
+            self.hold(ranges_of(z))
         exact = np.rint((z.astype(np.float64) - levels.start) * levels.factor + levels.zero)
         on_grid[:, odd] = np.clip(exact, 0, levels.last).T
         dims_of, of_odd = np.nonzero(((z < levels.bottom) | (z > levels.top)).T)  # in the order of their places
