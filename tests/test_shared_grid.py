@@ -105,14 +105,34 @@ def test_few_rows_far_out_are_kept_as_they_are(model: edgeae.Autoencoder) -> Non
 
 
 def test_a_grid_that_is_too_small_grows(model: edgeae.Autoencoder) -> None:
-    grid = SharedGrid(model, np.dtype(np.float32), ranges_of(model.encode(rows_of(model, 500, scale=0.1))), None)
-    rows = rows_of(model, 1000, scale=30)
+    grid = SharedGrid(model, np.dtype(np.float32), ranges_of(model.encode(rows_of(model, 500, scale=0.001))), None)
+    rows = rows_of(model, 1000, scale=3)
     assert on_grid(grid, model, rows) is None
     z = model.encode(rows)
     grid.hold(ranges_of(z))
     found = on_grid(grid, model, rows)
     assert found is not None
     assert np.abs(found - z).max() <= 0.52 * (z.max(axis=0) - z.min(axis=0)).max() / 200
+
+
+def test_a_grid_that_holds_half_of_the_rows_keeps_the_others_and_grows(model: edgeae.Autoencoder) -> None:
+    rows = rows_of(model, 1000, seed=6)
+    z = model.encode(rows)
+    inner = ((z >= np.quantile(z, 0.1, axis=0)) & (z <= np.quantile(z, 0.9, axis=0))).all(axis=1)
+    grid = SharedGrid(model, np.dtype(np.float32), ranges_of(z[inner]), None)
+    levels = grid_of(ranges_of(z[inner]), 8, spare=shared_grid.SPARE)
+    beyond = (z < levels.bottom) | (z > levels.top)
+    assert 0.1 < beyond.any(axis=1).mean() < 0.7
+    assert not grid.settled
+    found = on_grid(grid, model, rows)
+    assert found is not None
+    np.testing.assert_allclose(found[beyond], z[beyond], rtol=1e-5)
+    assert (np.abs(found - z) <= 0.52 * levels.step + 1e-6).all()
+    assert not grid.settled
+    again = on_grid(grid, model, rows)
+    assert again is not None
+    assert grid.settled
+    assert np.abs(again - z).max() <= 0.52 * (z.max(axis=0) - z.min(axis=0)).max() / 230
 
 
 def test_a_dimension_that_did_not_vary_may_vary_later(model: edgeae.Autoencoder) -> None:
