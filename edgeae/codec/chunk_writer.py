@@ -117,8 +117,10 @@ class ChunkWriter:
         crc = zlib.crc32(payload)
         head = ChunkHead(self.chunks, self.rows, rows, len(payload), unknown, crc, decoded_crc)
         self._cut()
+        self._in_place = self._is_file  # if this is interrupted, whatever comes next begins where this began
         self._put(head.pack(header.file_id) + payload)
         self._prefix.add(head)
+        self._in_place = False
 
     def sync(self) -> None:
         """Have what was written on the disk, where there is one."""
@@ -161,9 +163,14 @@ class ChunkWriter:
     def _create(self, path: Path) -> Iterator[BinaryIO]:
         with explained(path):
             file = open(path, "xb", buffering=0)  # noqa: SIM115 - closed below
-        with file:
-            _lock(file, self.where)
-            yield file
+        try:
+            with file:
+                _lock(file, self.where)
+                yield file
+        except BaseException:
+            if not self.rows:  # the name is free again
+                path.unlink(missing_ok=True)
+            raise
 
     def _continue(self, path: Path) -> None:
         with explained(path):

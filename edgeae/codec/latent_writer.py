@@ -7,7 +7,9 @@ import math
 import os
 import zlib
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
 from typing import BinaryIO, Final
@@ -62,7 +64,8 @@ class LatentWriter:
 
     A chunk is on its way to the disk when it is full. A new file is written in place: whoever kills the writer loses
     the rows since the last full chunk, and goes on with `append`. Leaving the `with` block because of an error ends the
-    file properly, with the rows that were written before; only a file that would have replaced another (`force`) goes.
+    file properly, with the rows that were written before; so does Ctrl-C. Only a file that would have replaced another
+    (`force`) goes.
     Encoding and coding share the model's number of threads. One thread at a time may use a writer.
 
     Rows are taken as float32, or as uint8 where the first ones are, like everywhere in edgeae; bounds refer to these.
@@ -143,7 +146,7 @@ class LatentWriter:
         self._held = 0
         self._rows = 0
         self._sent = False
-        self._failed = False
+        self._failed = self._interrupted = False
         self._closed = False
         self._tally = Tally()
 
@@ -165,10 +168,15 @@ class LatentWriter:
         """
         if self._closed:
             raise InputError(f"{self._file.where}: this writer was closed")
+        if self._interrupted or self._failed:
+            what = "was interrupted" if self._interrupted else "could not write a chunk"
+            raise InputError(f"{self._file.where}: this writer {what}; close it, and go on with append")
         given = as_rows(x, self._spec)
-        if not len(given):
-            return
-        header = self._file.header or self._begin(given)
+        if len(given):
+            with self._noticing_interrupts():
+                self._take(given, self._file.header or self._begin(given))
+
+    def _take(self, given: Array, header: Header) -> None:
         start = 0
         step = self._chunk(header)
         while start < len(given):
@@ -195,9 +203,10 @@ class LatentWriter:
 
     def flush(self) -> None:
         """Make a chunk of the rows that are waiting for more, and have everything on the disk."""
-        self._submit_pending()
-        self._wait(0)
-        self._file.sync()
+        with self._noticing_interrupts():
+            self._submit_pending()
+            self._wait(0)
+            self._file.sync()
 
     def close(self) -> None:
         """Write what is waiting, and the end of the file.
@@ -207,11 +216,15 @@ class LatentWriter:
         """
         if self._closed:
             return
+        if self._failed:
+            self._abandon()
+            return
         try:
             if self._file.header is None:
                 self._begin(np.empty((0, *self._spec.shape), self._spec.dtype))
-            self._submit_pending()
-            self._wait(0)
+            if not self._interrupted:
+                self._submit_pending()
+                self._wait(0)
         except BaseException:
             self._abandon()
             raise
@@ -241,10 +254,22 @@ class LatentWriter:
     def __exit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None and (self._failed or self._file.replaces or self._file.header is None):
+        nothing = not (self._rows or self._before or self._interrupted)
+        if kind is not None and (self._failed or self._file.replaces or nothing):
             self._abandon()
         else:
             self.close()
+
+    @contextmanager
+    def _noticing_interrupts(self) -> Iterator[None]:
+        """Chunks may be lost on their way when Ctrl-C comes: none that was not written by then is written after it."""
+        try:
+            yield
+        except Exception:
+            raise
+        except BaseException:
+            self._interrupted = True
+            raise
 
     def _begin(self, rows: Array) -> Header:
         header = make_header(self._model, self._settings, rows)
@@ -333,13 +358,13 @@ class LatentWriter:
                 self._rows = chunk.first
                 self._check_finite(chunk.rows)
                 raise
-            except BaseException:
+            except Exception:
                 self._failed = True
                 raise
             self._add(payload, len(chunk.rows), chunk.rows.nbytes)
 
     def _end_threads(self) -> None:
-        self._pool.shutdown(cancel_futures=self._failed)
+        self._pool.shutdown(cancel_futures=self._failed or self._interrupted)
         if self._lanes is not None:
             self._lanes.close()
 
@@ -347,11 +372,7 @@ class LatentWriter:
         if self._lanes is not None:
             self._write_ready(self._lanes, everything=most == 0)
         while len(self._waiting) > most or (self._waiting and self._waiting[0].done()):
-            try:
-                self._waiting.popleft().result()
-            except BaseException:
-                self._failed = True
-                raise
+            self._waiting.popleft().result()
 
     def _abandon(self) -> None:
         self._closed = self._failed = True
@@ -365,9 +386,16 @@ class LatentWriter:
         return payload
 
     def _code(self, header: Header, rows: Array, z: Array) -> None:
-        """Code one chunk and write it, in the pool's only thread."""
+        """Code one chunk and write it, in the pool's only thread; nothing is written behind one that failed."""
         if self._failed:
             return
+        try:
+            self._code_whole(header, rows, z)
+        except BaseException:
+            self._failed = True
+            raise
+
+    def _code_whole(self, header: Header, rows: Array, z: Array) -> None:
         payload, latents = pack_latents(self._coder, z, header.bits, self._least)
         unknown = crc = 0
         if header.bound != "none":
@@ -390,7 +418,11 @@ class LatentWriter:
         self._add(payload, len(z), rows.nbytes, unknown, crc)
 
     def _add(self, payload: bytes, rows: int, raw_bytes: int, unknown: int = 0, crc: int = 0) -> None:
-        self._file.write(payload, rows, unknown=unknown, decoded_crc=crc)
+        try:
+            self._file.write(payload, rows, unknown=unknown, decoded_crc=crc)
+        except Exception:
+            self._failed = True
+            raise
         self._tally.rows += rows
         self._tally.raw_bytes += raw_bytes
 
