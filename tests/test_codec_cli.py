@@ -192,3 +192,20 @@ def test_a_long_table_in_a_pipe_takes_no_more_memory(monkeypatch: pytest.MonkeyP
             tracemalloc.stop()
 
     assert peak(24_000) < 1.2 * peak(6_000) + 2**16
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk that is always full")
+@pytest.mark.parametrize(
+    "command", [["inspect", DENSE], ["score", DENSE, "{rows}"], ["compress", DENSE, "{rows}", "-o", "-"]]
+)
+def test_a_full_disk_behind_standard_output_is_one_line(digits: Path, command: list[str]) -> None:
+    arguments = [part.format(rows=digits) for part in command]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "edgeae", *arguments], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "edgeae: standard output: No space left on device; check the disk and the folder"
+    )
+    assert "Traceback" not in done.stderr

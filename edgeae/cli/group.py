@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -81,14 +82,26 @@ class _Group(click.Group):
             click.echo("edgeae: interrupted", err=True)
             ctx.exit(130)
         except BrokenPipeError:
-            # the reader of our output went away; keep the interpreter from complaining when it flushes at exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _write_no_more()  # the reader of our output went away
+            ctx.exit(1)
+        except OSError as problem:
+            if ctx.params.get("debug"):
+                raise
+            where, what = problem.filename or "standard output", problem.strerror or problem
+            click.echo(f"edgeae: {where}: {what}; check the disk and the folder", err=True)
+            _write_no_more()
             ctx.exit(1)
         except MemoryError:
             if ctx.params.get("debug"):
                 raise
             click.echo("edgeae: out of memory; use fewer rows at a time or a memory-mapped .npy file", err=True)
             ctx.exit(1)
+
+
+def _write_no_more() -> None:
+    """Keep the interpreter from complaining when it flushes standard output at exit."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Handler(logging.Handler):
