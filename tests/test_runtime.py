@@ -646,7 +646,9 @@ def test_a_run_for_which_memory_is_short_is_an_error(tmp_path: Path, monkeypatch
     spoil(tmp_path / "b", Recipe(), with_constant(10**15))
 
     def no_guard(data: bytes, **_: object) -> SimpleNamespace:
-        return SimpleNamespace(metadata={each.key: each.value for each in onnx.load_from_string(data).metadata_props})
+        return SimpleNamespace(
+            metadata={each.key: each.value for each in onnx.load_from_string(data).metadata_props}, work=1
+        )
 
     monkeypatch.setattr("edgeae.runtime.session.check_graph", no_guard)
     with pytest.raises(DeviceError, match="failed on cpu"):

@@ -1,8 +1,9 @@
 """Many rows: cut into cache-sized chunks, shared by workers that each own their bindings, no copy where none is needed.
 
-A worker binds the graph's input and output to slices of the caller's array and of the result, so that a chunk is read
-and written where it lies. Workers are threads of this call, the calling thread among them: none works on after the
-call, and a process that forks has no pool to lose.
+A small scorer gets many chunks at a time, in a loop inside ONNX Runtime (see looped.py). Otherwise a worker binds the
+graph's input and output to slices of the caller's array and of the result, so that a chunk is read and written where it
+lies. Workers are threads of this call, the calling thread among them: none works on after the call, and a process that
+forks has no pool to lose.
 """
 
 from __future__ import annotations
@@ -21,9 +22,19 @@ from edgeae.runtime.session import Graph
 
 __all__ = ["run_rows"]
 
+PIECES = 64  # most that run in a loop before a worker asks for more
+LOOPED_AFTER = 512  # pieces
+LOOPED_WORK = 2**25  # multiply-adds in a piece, beside which what is between two pieces counts little
+
 
 def run_rows(
-    graphs: Sequence[Graph], reader: RowReader, out: Array, *, chunk: int, workers: int, batch: int | None
+    graphs: Sequence[Graph],
+    reader: RowReader,
+    out: Array,
+    *,
+    chunk: int,
+    workers: int,
+    batch: int | None,
 ) -> None:
     """Run `graphs`, each on the result of the one before, over all rows, and write the last one's results to `out`.
 
@@ -39,7 +50,8 @@ def run_rows(
         InputError: for the first invalid row, if the reader does not replace them.
         DeviceError: if ONNX Runtime fails.
     """
-    job = _Job(graphs, reader, out, chunk, batch)
+    loop = _Loop(graphs[0], reader, out, chunk, workers) if _in_a_loop(graphs, reader, chunk, workers, batch) else None
+    job = _Job(graphs, reader, out, chunk, batch, loop)
     try:
         with contextlib.suppress(RuntimeError):  # no room for one more thread: those that run do the work
             for _ in range(min(workers, job.pieces) - 1):
@@ -54,15 +66,40 @@ def run_rows(
         raise min(job.failures, key=lambda failure: failure[0])[1]
 
 
+def _in_a_loop(graphs: Sequence[Graph], reader: RowReader, chunk: int, workers: int, batch: int | None) -> bool:
+    """Return whether a loop over pieces of rows is worth it: for a small scorer and rows that it can read as they lie.
+
+    A loop is another session, with another copy of the weights, which is made once many rows have been scored.
+    """
+    graph, rows = graphs[-1], reader.rows
+    pieces = len(rows) // chunk
+    if graph.role != "scorer" or batch or pieces < 4 * workers or graph.work * chunk > LOOPED_WORK:
+        return False
+    taken = rows.dtype == np.uint8 or (rows.dtype == np.float32 and graph.shows_invalid)
+    if not taken or graph.native or graph.device.kind != "cpu" or not rows.flags.c_contiguous or not rows.flags.aligned:
+        return False
+    graph.pieces_run += pieces
+    return graph.pieces_run >= LOOPED_AFTER
+
+
 class _Job:
     """The pieces of one call that are still to be done, and what went wrong."""
 
-    def __init__(self, graphs: Sequence[Graph], reader: RowReader, out: Array, chunk: int, batch: int | None) -> None:
-        self.graphs, self.reader, self.out, self.batch = graphs, reader, out, batch
+    def __init__(
+        self,
+        graphs: Sequence[Graph],
+        reader: RowReader,
+        out: Array,
+        chunk: int,
+        batch: int | None,
+        loop: _Loop | None,
+    ) -> None:
+        self.graphs, self.reader, self.out, self.batch, self.loop = graphs, reader, out, batch, loop
         self.rows = len(reader.rows)
         self.pieces = -(-self.rows // (batch or chunk))
         # Pieces of equal size: 65 rows are 33 and 32, not 64 and 1.
-        self.step = batch or -(-self.rows // max(1, self.pieces))
+        self.piece = batch or -(-self.rows // max(1, self.pieces))
+        self.step = self.piece if loop is None else loop.step  # rows that a worker takes at a time
         self.place = address(out)
         self.target_bytes = out.itemsize * math.prod(graphs[-1].target_shape)
         self.cancelled = False
@@ -121,6 +158,31 @@ class _Job:
             return start
 
 
+class _Loop:
+    """The whole pieces of what a worker takes, in one run; see looped.py."""
+
+    def __init__(self, graph: Graph, reader: RowReader, out: Array, chunk: int, workers: int) -> None:
+        rows = reader.rows
+        self._graph, self._out, self._chunk = graph.looped(chunk, rows.dtype), out, chunk
+        self._source, self._row_bytes = address(rows), reader.row_bytes
+        self._target, self._target_bytes = address(out), out.itemsize * math.prod(out.shape[1:])
+        self._whole_numbers = rows.dtype.kind in "biu"
+        # enough for Python's part not to matter, few enough for all workers to end together, and for Ctrl-C
+        self.step = chunk * max(1, min(PIECES, len(rows) // (4 * workers * chunk)))
+
+    def run(self, start: int, stop: int) -> int:
+        """Run all whole pieces of rows start to stop, and return where those begin that are still to be run."""
+        pieces = (stop - start) // self._chunk
+        end = start + pieces * self._chunk
+        if not pieces:
+            return start
+        binding = self._graph.take_binding()
+        binding.bind(pieces, self._source + start * self._row_bytes, self._target + start * self._target_bytes)
+        binding.run()
+        self._graph.give_back(binding)
+        return end if self._whole_numbers or all_finite(self._out[start:end]) else start
+
+
 class _Lane:
     """What one worker owns: a binding for each graph, and buffers."""
 
@@ -129,7 +191,7 @@ class _Lane:
         reader, first, last = job.reader, job.graphs[0], job.graphs[-1]
         self._copies = first.device.kind == "cuda"
         in_place = reader.direct and not reader.flag and job.batch is None and not self._copies
-        shape = (0 if in_place else job.step, *first.source_shape)
+        shape = (0 if in_place else job.piece, *first.source_shape)
         if self._copies:
             from edgeae.runtime.cuda import LaneChain, host_array  # here, for a fast start
 
@@ -139,12 +201,19 @@ class _Lane:
             self._chain: _Chain | LaneChain = LaneChain(job.graphs, self._buffer)
         else:
             self._buffer = np.empty(shape, first.source_dtype)
-            self._chain = _Chain(job.graphs, job.step)
+            self._chain = _Chain(job.graphs, job.piece)
         self._buffer_place = 0 if in_place else address(self._buffer)
-        self._padded = None if not job.batch else np.empty((job.step, *last.target_shape), np.float32)
+        self._padded = None if not job.batch else np.empty((job.piece, *last.target_shape), np.float32)
 
     def run(self, start: int, stop: int) -> None:
         """Run rows start to stop."""
+        job = self._job
+        if job.loop is not None:
+            start = job.loop.run(start, stop)
+        for at in range(start, stop, job.piece):
+            self._run_piece(at, min(at + job.piece, stop))
+
+    def _run_piece(self, start: int, stop: int) -> None:
         job = self._job
         results = job.out[start:stop]
         # A scorer that adds up each value's own error shows in the score that a value is not finite, and looking at the
@@ -161,13 +230,13 @@ class _Lane:
         block, replaced = reader.read(start, stop, self._buffer, check=check)
         in_place = reader.direct and replaced is None
         target = job.place + start * job.target_bytes
-        padded = self._padded if rows < job.step else None
+        padded = self._padded if rows < job.piece else None
         if in_place and (self._copies or padded is not None):
             self._buffer[:rows] = block
             in_place = False
         if padded is not None:
             self._buffer[rows:] = reader.spec.filler
-            rows, target = job.step, address(padded)
+            rows, target = job.piece, address(padded)
         source = reader.place + start * reader.row_bytes if in_place else self._buffer_place
         self._chain.run(rows, source, target)
         if padded is not None:

@@ -6,22 +6,19 @@ No latent leaves the caches, and Python's lock is not needed between one piece o
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from edgeae.bundle.protobuf import graph_attribute, parse_model, write_model
 from edgeae.errors import DeviceError
 from edgeae.runtime.denormals import DenormalsAsZero
 from edgeae.runtime.inputs import Array
+from edgeae.runtime.looped import FLOAT, INT, INTS, UINT8, looped, node, value_info
 from edgeae.runtime.model import Autoencoder
 from edgeae.runtime.ort import ERRORS
 
 __all__ = ["Quantiser"]
-
-# https://github.com/onnx/onnx/blob/main/onnx/onnx.proto: TensorProto.DataType, AttributeProto.AttributeType
-FLOAT, UINT8 = 1, 2
-INT, INTS = 2, 7
 
 
 class Quantiser:
@@ -49,11 +46,10 @@ class Quantiser:
             dtype: Of the rows.
         """
         encoder = model._graph("encoder")
-
-        def made() -> bytes:
-            return _looped(model.bundle.graph(model.precision, "encoder"), model.latent_dim, dtype)
-
-        self._session = encoder.session_beside(f"quantiser of {dtype}", made)
+        with_codes = partial(_with_codes, summed=dtype == np.float32)
+        self._session = encoder.session_beside(
+            f"quantiser of {dtype}", lambda data: looped(data, dtype, extend=with_codes)
+        )
         self._inputs = [each.name for each in self._session.get_inputs()]
         self._failed = f"{encoder.where}: failed on {encoder.device}"
         self._options = encoder.run_options
@@ -99,66 +95,31 @@ class Quantiser:
         return finite
 
 
-def _looped(data: bytes, latent_dim: int, dtype: np.dtype[Any]) -> bytes:
-    """Return a graph that runs the encoder `data` over pieces of rows, with what makes codes of its output.
+def _with_codes(body: dict[str, Any], own: str, *, summed: bool) -> list[dict[str, Any]]:
+    """Put a grid behind an encoder: low, factor and zero go in, codes [latent_dim, rows] come out.
 
-    Its inputs are the pieces [pieces, rows, *input_shape], and low, factor and zero [latent_dim]; its outputs are the
-    codes, uint8 [pieces, latent_dim, rows], and for float32 rows their sums [pieces], which are not finite where a
-    value is not.
+    On request the sum of all values comes out, too, which is not finite where one is not.
     """
-    model = parse_model(data)
-    body = model["graph"]
     (source,), (target,) = body["inputs"], body["outputs"]
-    tensor = source["type"]["tensor"]
-    taken = {name for node in body["nodes"] for name in (*node["inputs"], *node["outputs"])}
-    own = "grid"
-    while any(name.startswith(own) for name in taken):
-        own += "_"
-    pieces, rows, low, factor, zero, one, none, steps = (f"{own}.{number}" for number in range(8))
-    codes, sums = f"{own}.codes", f"{own}.sums"
-    before: list[dict[str, Any]] = []
-    results: list[tuple[str, int, tuple[int | None, ...]]] = [(codes, UINT8, (latent_dim, None))]
-    if dtype != np.float32 and tensor["dtype"] == FLOAT:
-        before = [_node("Cast", (rows,), source["name"], {"name": "to", "type": INT, "int": FLOAT})]
-        source["name"], tensor["dtype"] = rows, UINT8
-    elif dtype == np.float32:
-        before = [_node("ReduceSum", (source["name"],), sums, {"name": "keepdims", "type": INT, "int": 0})]
-        results.append((sums, FLOAT, ()))
-    body["nodes"] = [
-        *before,
-        *body["nodes"],
-        _node("Sub", (target["name"], low), f"{steps}.1"),
-        _node("Mul", (f"{steps}.1", factor), f"{steps}.2"),
-        _node("Add", (f"{steps}.2", zero), f"{steps}.3"),
+    dimensions = target["type"]["tensor"]["shape"]["dimensions"]
+    latent_dim = dimensions[-1]["value"]
+    low, factor, zero, one, none, codes, total = (
+        f"{own}.{name}" for name in ("low", "factor", "zero", "one", "none", "codes", "sum")
+    )
+    body["nodes"] += [
+        node("Sub", (target["name"], low), f"{own}.1"),
+        node("Mul", (f"{own}.1", factor), f"{own}.2"),
+        node("Add", (f"{own}.2", zero), f"{own}.3"),
         # the cheapest way to clip and round: it quantises once more, in steps of one
-        _node("QuantizeLinear", (f"{steps}.3", one, none), f"{steps}.4"),
-        _node("Transpose", (f"{steps}.4",), codes, {"name": "perm", "type": INTS, "ints": [1, 0]}),
+        node("QuantizeLinear", (f"{own}.3", one, none), f"{own}.4"),
+        node("Transpose", (f"{own}.4",), codes, {"name": "perm", "type": INTS, "ints": [1, 0]}),
     ]
     body["initializers"] += [
         {"name": one, "dtype": FLOAT, "dimensions": [], "raw": np.float32(1).tobytes()},
         {"name": none, "dtype": UINT8, "dimensions": [], "raw": bytes(1)},
     ]
-    body["outputs"] = [_value(*each) for each in results]
-    loop = _node("Scan", (pieces,), "", {"name": "num_scan_inputs", "type": INT, "int": 1})
-    loop["attributes"].append(graph_attribute("body", body))
-    loop["outputs"] = [f"{name}.all" for name, _, _ in results]
-    sizes = [dimension.get("value") for dimension in tensor["shape"]["dimensions"]]
-    model["graph"] = {
-        "name": "quantiser",
-        "nodes": [loop],
-        "inputs": [
-            _value(pieces, tensor["dtype"], (None, *sizes)),
-            *(_value(name, FLOAT, (latent_dim,)) for name in (low, factor, zero)),
-        ],
-        "outputs": [_value(f"{name}.all", kind, (None, *shape)) for name, kind, shape in results],
-    }
-    return write_model(model)
-
-
-def _node(operator: str, inputs: tuple[str, ...], output: str, *attributes: dict[str, Any]) -> dict[str, Any]:
-    return {"op": operator, "inputs": inputs, "outputs": [output], "attributes": list(attributes)}
-
-
-def _value(name: str, dtype: int, shape: tuple[int | None, ...]) -> dict[str, Any]:
-    dimensions = [{} if size is None else {"value": size} for size in shape]
-    return {"name": name, "type": {"tensor": {"dtype": dtype, "shape": {"dimensions": dimensions}}}}
+    body["outputs"] = [value_info(codes, UINT8, (latent_dim, None))]
+    if summed:
+        body["nodes"].append(node("ReduceSum", (source["name"],), total, {"name": "keepdims", "type": INT, "int": 0}))
+        body["outputs"].append(value_info(total, FLOAT, ()))
+    return [value_info(name, FLOAT, (latent_dim,)) for name in (low, factor, zero)]

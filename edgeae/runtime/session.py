@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -37,6 +38,8 @@ class Graph:
         shows_invalid: Whether any value of a row that is not finite makes the row's result not finite; the model finds
             out when it tests a scorer, and sets it.
         native: Whether it runs as one node of the native operator library.
+        work: Multiply-adds for one row.
+        pieces_run: How many pieces of rows it has run that could have been run in a loop.
         recording_session: Makes another session, which records its first run as a CUDA graph; None on the CPU and where
             the options switch that off.
     """
@@ -88,6 +91,7 @@ class Graph:
             trust=trust,
         )
         self._check_metadata(info.metadata, bundle, precision)
+        self.work = info.work // (manifest.batch or 1)
         rewritten = rewrite(data) if options.native else None
         self.native = rewritten is not None
         self.recording_session: Callable[[], Any] | None = None
@@ -102,7 +106,10 @@ class Graph:
             raise BundleError(f"{self.where}: ONNX Runtime {ort.__version__} cannot load it: {reason}") from problem
         self.run_options = options.run_options()
         self._idle: list[Binding] = []
+        self._read = partial(bundle.graph, precision, role)
         self._beside: dict[str, Any] = {}
+        self._loops: dict[str, Graph] = {}
+        self.pieces_run = 0
 
     def _check_metadata(self, found: Mapping[str, str], bundle: Bundle, precision: str) -> None:
         manifest = bundle.manifest
@@ -133,11 +140,26 @@ class Graph:
                 "export the bundle again"
             )
 
-    def session_beside(self, name: str, make: Callable[[], bytes]) -> Any:
-        """Return a session that is kept with this graph, of an ONNX file of our own making: nothing is checked."""
+    def session_beside(self, name: str, edit: Callable[[bytes], bytes]) -> Any:
+        """Return a session that is kept with this graph, of its file after an edit of ours: not checked again."""
         if name not in self._beside:
-            self._beside[name] = create_session(make(), self.device, self._options)
+            self._beside[name] = create_session(edit(self._read()), self.device, self._options)
         return self._beside[name]
+
+    def looped(self, rows: int, dtype: np.dtype[Any]) -> Graph:
+        """Return this graph in a loop over pieces of so many rows of a dtype: what were rows to it are pieces."""
+        key = f"loop over {rows} rows of {dtype}"
+        if key not in self._loops:
+            from edgeae.runtime.looped import looped  # here, for a fast start
+
+            session = self.session_beside(f"loop over {dtype}", lambda data: looped(data, dtype))
+            found = copy.copy(self)
+            (source,), (target,) = session.get_inputs(), session.get_outputs()
+            found.session, found.source, found.target, found.source_dtype = session, source.name, target.name, dtype
+            found.source_shape, found.target_shape = (rows, *self.source_shape), (rows, *self.target_shape)
+            found._idle, found._beside, found._loops = [], {}, {}  # a cycle would keep sessions in memory
+            self._loops[key] = found
+        return self._loops[key]
 
     def take_binding(self) -> Binding:
         """Return a binding that belongs to the caller until `give_back`."""
