@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import os
 import re
 import shutil
@@ -9,6 +11,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -19,6 +22,27 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 INSTRUCTION_SETS = ("amx", "vnni", "avxvnni", "avx512", "avx2", "dotprod", "portable")
+
+
+def pytest_runtest_setup() -> None:
+    """Let PyTorch's exporter read its operators once a process, not once a graph, which is over half of its time.
+
+    It reads the source of a thousand functions for the same table each time. The first tests to export still see it as
+    a user does; a PyTorch that keeps its table elsewhere is left alone.
+    """
+    registry = getattr(sys.modules.get("torch.onnx._internal.exporter._registration"), "ONNXRegistry", None)
+    make = getattr(registry, "from_torchlib", None)
+    if make is None or hasattr(make, "cache_info"):
+        return
+    made = functools.cache(make)
+
+    def copied(**options: Any) -> Any:
+        table = copy.copy(made(**options))
+        table.functions = {name: list(functions) for name, functions in table.functions.items()}
+        return table
+
+    copied.cache_info = made.cache_info  # type: ignore[attr-defined]
+    registry.from_torchlib = staticmethod(copied)  # type: ignore[union-attr]
 
 
 @pytest.fixture(scope="session")

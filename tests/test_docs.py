@@ -7,9 +7,14 @@ import importlib
 import os
 import pkgutil
 import re
+import shlex
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import numpy as np
 import pytest
@@ -17,10 +22,16 @@ import pytest
 import edgeae
 from edgeae.cli.group import SECTIONS
 from tests.make_golden import sensor_table
+from tests.warm import run_warm
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)(?: ([^\n]*))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+# blocks and lines that mostly import PyTorch: all but the README's run in processes that need not
+PLAIN = re.compile(r"(?:edgeae [\w ./=,:-]+\n)+")  # no shell needed
+WARM_LINE = re.compile(r"edgeae (?:train|export) ")
+WARM_PROGRAM = re.compile(r"^(?:run = edgeae\.train|torch\.onnx\.export)\(|^    torch\.onnx\.export\(", re.MULTILINE)
 
 # modules whose import is the program
 SKIPPED = {"edgeae.__main__"}
@@ -46,13 +57,42 @@ def test_the_blocks_of_a_document_run_in_order(document: Path, tmp_path: Path) -
         if options.startswith("file="):
             (tmp_path / options.removeprefix("file=")).write_text(text)
             continue
-        commands = {"bash": ["bash", "-euo", "pipefail", "-c", text], "python": [sys.executable, "-c", text]}
-        if language not in commands:
+        if language not in ("bash", "python"):
             continue
-        done = subprocess.run(commands[language], cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
+        for command in _commands(language, text, warm=document.name != "README.md"):
+            done = command(tmp_path, environment)
+            assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
         ran += 1
     assert ran, f"{document} has no block that runs"
+
+
+def _commands(language: str, text: str, *, warm: bool) -> list[Callable[[Path, dict[str, str]], CompletedProcess[str]]]:
+    """Return what runs a block, in a folder and an environment: each in a process of its own."""
+    if warm and language == "bash" and PLAIN.fullmatch(text):
+        lines = text.splitlines()
+        return [partial(run_warm if WARM_LINE.match(line) else _run, shlex.split(line)) for line in lines]
+    if language == "bash":
+        return [partial(_run, ["bash", "-euo", "pipefail", "-c", text])]
+    return [partial(run_warm if warm and WARM_PROGRAM.search(text) else _run, [sys.executable, "-c", text])]
+
+
+def _run(command: list[str], folder: Path, environment: dict[str, str]) -> CompletedProcess[str]:
+    program = shutil.which(command[0], path=environment["PATH"]) or command[0]
+    return subprocess.run([program, *command[1:]], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "said"),
+    [
+        (["edgeae", "train", "nowhere.csv", "-o", "run"], 1, "nowhere.csv"),
+        (["edgeae", "train", "--nonsense"], 2, "--nonsense"),
+        ([sys.executable, "-c", "import warnings; warnings.warn('a warning')"], 1, "UserWarning: a warning"),
+        ([sys.executable, "-c", "import os; print('in', os.getcwd())"], 0, "in {folder}"),
+    ],
+)
+def test_a_warm_process_ends_as_any_other(command: list[str], status: int, said: str, tmp_path: Path) -> None:
+    done = run_warm(command, tmp_path, os.environ)
+    assert done.returncode == status and said.format(folder=tmp_path) in done.stdout
 
 
 @pytest.mark.parametrize("name", [name for commands in SECTIONS.values() for name in commands])
