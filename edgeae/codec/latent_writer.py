@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import math
 import os
-import zlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,45 +14,23 @@ from typing import BinaryIO, Final
 import numpy as np
 import zstandard
 
+from edgeae.codec.chunk_coder import ChunkCoder, Coded
 from edgeae.codec.chunk_writer import ChunkWriter
-from edgeae.codec.coders import Array, Coder
+from edgeae.codec.coders import Array
 from edgeae.codec.format import Header, most_rows
 from edgeae.codec.lanes import Lanes
-from edgeae.codec.latents import pack_latents
-from edgeae.codec.report import Report, Tally
-from edgeae.codec.residuals import (
-    WORTH,
-    Corrected,
-    Grid,
-    check_margins,
-    correct,
-    grid_for,
-    grid_within,
-    margins_of,
-    pack_residuals,
-)
-from edgeae.codec.settings import (
-    Settings,
-    check_model,
-    dtype_name,
-    least_steps,
-    make_header,
-    measured_drift,
-    peak,
-    reference_of,
-)
-from edgeae.errors import BundleError, InputError
+from edgeae.codec.report import Report
+from edgeae.codec.settings import Settings, check_model, dtype_name, make_header
+from edgeae.errors import InputError
 from edgeae.runtime import Autoencoder
 from edgeae.runtime.inputs import RowSpec, as_rows
 
 __all__ = ["LatentWriter"]
 
-_logger = logging.getLogger("edgeae")
 VALUES: Final = 2**21  # in the rows of a chunk, about
 MOST_ROWS: Final = 2**16
 AHEAD: Final = 2  # chunks that are encoded while others are coded, and that hold on to their rows
 TOGETHER: Final = 12  # times as many rows may be in a chunk of which only the latents are held on to
-MEASURED: Final = 2**17  # values of the first chunk's rows
 WHOLE: Final = 2.0**24  # up to which float32 holds every whole number
 
 
@@ -130,25 +105,18 @@ class LatentWriter:
             self._file.abandon()
             raise
         self._before = self._file.size if self._file.header is not None else 0
-        self._coder = Coder()
+        self._coder = ChunkCoder(model)
         self._zstd = zstandard.ZstdCompressor(level=3).compressobj() if compare else None
         self._zstd_bytes = 0
         self._pool = ThreadPoolExecutor(1, "edgeae-codec")
         self._waiting: deque[Future[None]] = deque()
         self._lanes: Lanes | None = None
-        self._least: Array | None = None
-        self._drift = 0.0
-        self._reference = reference_of(model)
-        self._largest: float | None = None
-        self._counts_unknown = True
-        self._peak = 1.0
         self._pending: Array | None = None
         self._held = 0
         self._rows = 0
         self._sent = False
         self._failed = self._interrupted = False
         self._closed = False
-        self._tally = Tally()
 
     @property
     def header(self) -> Header | None:
@@ -240,12 +208,8 @@ class LatentWriter:
             raise InputError(f"{self._file.where}: nothing was written yet")
         if self._zstd is not None and self._closed:
             self._zstd_bytes, self._zstd = self._zstd_bytes + len(self._zstd.flush()), None
-        return self._tally.report(
-            header,
-            coded_bytes=self._file.size - self._before,
-            zstd_bytes=self._zstd_bytes or None,
-            peak=self._peak,
-            counted=self._counts_unknown,
+        return self._coder.report(
+            header, coded_bytes=self._file.size - self._before, zstd_bytes=self._zstd_bytes or None
         )
 
     def __enter__(self) -> LatentWriter:
@@ -338,12 +302,11 @@ class LatentWriter:
             raise
         if not self._sent:  # the first chunk tells how to code all of them
             self._sent = True
-            self._peak = peak(self._model, header.dtype, rows)
-            self._least = least_steps(self._model.decode, z, header.bits) if header.bits <= 8 else None
+            self._coder.look_at(header, rows, z)
             if self._plain:
-                self._lanes = Lanes(self._model, header.bits, self._least)
-                sample = rows[: _measured(rows)].copy()  # the caller may change its rows once they are encoded
-                self._lanes.submit(rows, self._rows, partial(self._first_payload, header, sample, z))
+                self._lanes = Lanes(self._model, header.bits, self._coder.least)
+                sample = self._coder.sample(rows).copy()  # the caller may change its rows once they are encoded
+                self._lanes.submit(rows, self._rows, partial(self._coder.first, header, sample, z))
                 self._lanes.share(rows.dtype, z)
                 return
         self._waiting.append(self._pool.submit(self._code, header, rows, z))
@@ -361,7 +324,7 @@ class LatentWriter:
             except Exception:
                 self._failed = True
                 raise
-            self._add(payload, len(chunk.rows), chunk.rows.nbytes)
+            self._add(Coded(payload), len(chunk.rows), chunk.rows.nbytes)
 
     def _end_threads(self) -> None:
         self._pool.shutdown(cancel_futures=self._failed or self._interrupted)
@@ -379,91 +342,27 @@ class LatentWriter:
         self._end_threads()
         self._file.abandon()
 
-    def _first_payload(self, header: Header, rows: Array, z: Array) -> bytes:
-        """Return the first chunk of plain latents, and measure what comes out of it, in one of the lanes."""
-        payload, latents = pack_latents(self._coder, z, header.bits, self._least)
-        self._tally.measure(self._model.decode(latents()[: len(rows)]), rows)
-        return payload
-
     def _code(self, header: Header, rows: Array, z: Array) -> None:
         """Code one chunk and write it, in the pool's only thread; nothing is written behind one that failed."""
         if self._failed:
             return
         try:
-            self._code_whole(header, rows, z)
+            coded = self._coder.code(header, rows, z)
+            if self._zstd is not None:
+                self._zstd_bytes += len(self._zstd.compress(rows.data))
         except BaseException:
             self._failed = True
             raise
+        self._add(coded, len(z), rows.nbytes)
 
-    def _code_whole(self, header: Header, rows: Array, z: Array) -> None:
-        payload, latents = pack_latents(self._coder, z, header.bits, self._least)
-        unknown = crc = 0
-        if header.bound != "none":
-            corrected, grid = self._correct(header, rows.reshape(len(rows), -1), latents())
-            residuals = pack_residuals(self._coder, corrected, grid)
-            if grid.step and len(residuals) > WORTH * corrected.rows.size:
-                plain = self._without_model(header, rows, grid)
-                other = pack_residuals(self._coder, plain, grid, without=True)
-                if len(other) < len(residuals):
-                    corrected, residuals = plain, other
-            payload += residuals
-            anomalies = self._anomalies(rows)
-            unknown, crc = int(anomalies.sum()), zlib.crc32(corrected.rows.data)
-            self._tally.add(corrected, anomalies)
-        elif not self._tally.rows:
-            sample = rows[: _measured(rows)]
-            self._tally.measure(self._model.decode(latents()[: len(sample)]), sample)
-        if self._zstd is not None:
-            self._zstd_bytes += len(self._zstd.compress(rows.data))
-        self._add(payload, len(z), rows.nbytes, unknown, crc)
-
-    def _add(self, payload: bytes, rows: int, raw_bytes: int, unknown: int = 0, crc: int = 0) -> None:
+    def _add(self, coded: Coded, rows: int, raw_bytes: int) -> None:
         try:
-            self._file.write(payload, rows, unknown=unknown, decoded_crc=crc)
+            self._file.write(coded.payload, rows, unknown=coded.unknown, decoded_crc=coded.crc)
         except Exception:
             self._failed = True
             raise
-        self._tally.rows += rows
-        self._tally.raw_bytes += raw_bytes
-
-    def _correct(self, header: Header, x: Array, latents: Array) -> tuple[Corrected, Grid]:
-        x_hat = self._model.decode(latents).reshape(len(x), -1)
-        first = not self._drift
-        if first:
-            self._drift = measured_drift(self._model.decode, latents, self._reference)
-        margins = margins_of(x_hat, self._reference, self._drift)
-        whole = header.bound == "lossless" or header.dtype == "uint8"
-        if header.bound == "max-mse":
-            if first:
-                check_margins(margins, grid_for(math.sqrt(header.value), whole=whole))
-            grid, corrected = grid_within(x, x_hat, header.value, margins, whole=whole, first=self._largest)
-            self._largest = grid.step * grid.unit / 2 * 2**0.25 if grid.step else None
-            return corrected, grid
-        error = 0.0 if header.bound == "lossless" else header.value
-        grid = grid_for(error, whole=whole)
-        if first:
-            check_margins(margins, grid)
-        return correct(x, x_hat, grid, margins, error), grid
-
-    def _without_model(self, header: Header, rows: Array, grid: Grid) -> Corrected:
-        """Return rows on the same grid that owe nothing to the decoder: smaller where it does not know them at all."""
-        x = rows.reshape(len(rows), -1)
-        error = {"lossless": 0.0, "max-error": header.value}.get(header.bound, grid.step * grid.unit / 2)
-        return correct(x, np.zeros(x.shape, np.float32), grid, np.zeros(x.shape[1]), error)
-
-    def _anomalies(self, rows: Array) -> Array:
-        if self._counts_unknown:
-            try:
-                return self._model.predict(rows)
-            except BundleError as problem:
-                _logger.warning("anomalies are not counted: %s", problem)
-                self._counts_unknown = False
-        return np.zeros(len(rows), np.bool_)
-
-
-def _measured(rows: Array) -> int:
-    """Return how many of the first rows the report looks at where nothing is promised."""
-    return max(1, MEASURED // max(1, rows[:1].size))
+        self._coder.tally.rows += rows
+        self._coder.tally.raw_bytes += raw_bytes
 
 
 def _check_settings(settings: Settings, header: Header, where: str) -> None:
