@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
@@ -101,11 +101,14 @@ def test_peaks_over_threshold_reach_rates_that_the_rows_do_not(name: str, rows: 
 
 
 @given(st.floats(-0.8, 2), st.floats(1e-3, 1e3), st.floats(1e-6, 0.1), st.booleans())
+@example(0.0, 1.0, 0.09999999999999999, False)
 def test_the_quantile_of_a_tail_has_its_rate(shape: float, scale: float, rate: float, logarithmic: bool) -> None:
     scale = scale * 1e-3 if logarithmic else scale
     tail = Tail(start=3.0, rows=1000, count=100, shape=min(shape, 0.5), scale=scale, logarithmic=logarithmic)
     score = tail.quantile(rate)
-    assert score > tail.quantile(min(2 * rate, 0.1)) or rate == 0.1
+    more = min(2 * rate, 0.1)
+    assert score >= tail.quantile(more)
+    assert score > tail.quantile(more) or more < 1.000001 * rate  # so near that rounding may hide the difference
     if score < 1e300:
         assert tail.rate(score) == pytest.approx(rate, rel=1e-3)
 
