@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,8 @@ def main(bundles: tuple[str, ...], rows: int, repeats: int) -> None:
             x = np.resize(model.bundle.golden().x, (rows, *model.input_shape))
             bare = onnxruntime.InferenceSession(path / "scorer.onnx", providers=["CPUExecutionProvider"])
             ways: dict[str, Callable[[], object]] = {
-                "edgeae": lambda model=model, x=x: model.score(x),  # type: ignore[misc]
-                "default session": lambda bare=bare, x=x: _batches(bare, x),  # type: ignore[misc]
+                "edgeae": partial(model.score, x),
+                "default session": partial(_batches, bare, x),
             }
             alone = _times(ways, repeats)
             with _counting():

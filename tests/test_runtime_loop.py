@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from pathlib import Path
 
@@ -34,8 +35,8 @@ def loops(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return runs
 
 
-def load(name: str, **options: object) -> edgeae.Autoencoder:
-    return edgeae.load(GOLDEN / name, device="cpu", options={"chunk": CHUNK, "workers": 2}, **options)  # type: ignore[arg-type]
+def load(path: str | Path, on_invalid: str = "raise") -> edgeae.Autoencoder:
+    return edgeae.load(GOLDEN / path, device="cpu", options={"chunk": CHUNK, "workers": 2}, on_invalid=on_invalid)
 
 
 def rows_of(model: edgeae.Autoencoder, count: int, dtype: str = "float32") -> Array:
@@ -130,6 +131,19 @@ def test_a_loop_is_made_once_and_for_many_rows_only(monkeypatch: pytest.MonkeyPa
             model.score(rows)
             assert made == ["loop over float32"]
         assert model.score(rows[:3]).shape == (3,)
+
+
+def test_a_bundle_that_is_gone_by_then_does_not_matter(
+    loops: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "LOOPED_AFTER", 50)  # pieces, which is more than loading a model runs
+    shutil.copytree(GOLDEN / "table", tmp_path / "bundle")
+    with load(tmp_path / "bundle") as model:
+        rows = rows_of(model, 400)
+        model.score(rows[:1])
+        shutil.rmtree(tmp_path / "bundle")
+        assert model.score(rows).shape == (400,)
+    assert loops
 
 
 def test_many_threads_share_a_loop(loops: list[int]) -> None:

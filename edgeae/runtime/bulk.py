@@ -73,7 +73,8 @@ def _in_a_loop(graphs: Sequence[Graph], reader: RowReader, chunk: int, workers: 
     """
     graph, rows = graphs[-1], reader.rows
     pieces = len(rows) // chunk
-    if graph.role != "scorer" or batch or pieces < 4 * workers or graph.work * chunk > LOOPED_WORK:
+    short = graph.small and graph.work * chunk <= LOOPED_WORK
+    if graph.role != "scorer" or batch or pieces < 4 * workers or not short:
         return False
     taken = rows.dtype == np.uint8 or (rows.dtype == np.float32 and graph.shows_invalid)
     if not taken or graph.native or graph.device.kind != "cpu" or not rows.flags.c_contiguous or not rows.flags.aligned:

@@ -26,6 +26,9 @@ __all__ = ["TENSORS", "Binding", "Graph"]
 TENSORS = {"encoder": ("x", "z"), "decoder": ("z", "x_hat"), "scorer": ("x", "score")}
 
 
+KEPT_BYTES = 2**23  # of a file
+
+
 class Graph:
     """A session whose graph passed the guard and whose device and metadata are what the manifest says.
 
@@ -39,6 +42,7 @@ class Graph:
             out when it tests a scorer, and sets it.
         native: Whether it runs as one node of the native operator library.
         work: Multiply-adds for one row.
+        small: Whether its file is kept in memory.
         pieces_run: How many pieces of rows it has run that could have been run in a loop.
         recording_session: Makes another session, which records its first run as a CUDA graph; None on the CPU and where
             the options switch that off.
@@ -106,7 +110,9 @@ class Graph:
             raise BundleError(f"{self.where}: ONNX Runtime {ort.__version__} cannot load it: {reason}") from problem
         self.run_options = options.run_options()
         self._idle: list[Binding] = []
-        self._read = partial(bundle.graph, precision, role)
+        # a small graph is kept, since its file may be gone when a loop is made; a large one is read again
+        self.small = len(data) <= KEPT_BYTES
+        self._read = partial(bytes, data) if self.small else partial(bundle.graph, precision, role)
         self._beside: dict[str, Any] = {}
         self._loops: dict[str, Graph] = {}
         self.pieces_run = 0
